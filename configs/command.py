@@ -175,6 +175,7 @@ def register(words: Iterable[str] = ()) -> None:
     from envs.settings import ARM_TASKS, NAMES, folder_name, label
 
     OmegaConf.register_new_resolver("semagram.label", lambda *task: folder_name(label(*task)), replace=True)
+    OmegaConf.register_new_resolver("semagram.run", run_name, replace=True)
     OmegaConf.register_new_resolver("semagram.process", os.getpid, replace=True)
     store = ConfigStore.instance()
     for name in () if "task" in store.repo else NAMES:
@@ -182,6 +183,15 @@ def register(words: Iterable[str] = ()) -> None:
         store.store(group="task", name=name, node={"defaults": parts, "name": name})
     for name in {name for word in words for name in GYMNASIUM.findall(word)}:
         store.store(group="task", name=name, node={"defaults": ["gym", "_self_"], "id": name})
+
+
+def run_name(task: str, gym_id: str, names: object, data: object) -> str:
+    """Return what a run's folder is named after: its task, or the recordings that are learned from without one."""
+    from configs.schema import DEFAULT_TASK
+    from envs.settings import folder_name, label
+
+    first = data if isinstance(data, str) else next(iter(data), "") if isinstance(data, Iterable) else ""
+    return Path(first).name if first and task == DEFAULT_TASK else folder_name(label(task, gym_id, names))
 
 
 def composed(name: str, arguments: list[str]) -> dict:

@@ -15,6 +15,11 @@ def _verb_as_key(words: list[str]) -> list[str]:
     return [f"verb={words[0]}", *words[1:]] if alone else words
 
 
+def _task_by_name(words: list[str]) -> list[str]:
+    """Return the arguments with a task's name under a key of its own: to Hydra, `task` is a group of settings."""
+    return [f"on_{word}" if word.startswith("task=") else word for word in words]
+
+
 def _as_said(words: list[str]) -> list[str]:
     """Return the arguments of semagram-guide such that Hydra takes what a person says as text."""
     from configs.arguments import quoted
@@ -37,7 +42,7 @@ def _exit_code(result: dict) -> int:
 
 train = Command("train", "configs.train:command")
 """semagram-train: train a world model. Leaves a run folder with a plot, a video and checkpoints."""
-evaluate = Command("evaluate", "configs.runs.evaluation:evaluate", "configs.schema:EvaluateConfig")
+evaluate = Command("evaluate", "configs.runs.evaluation:evaluate", "configs.schema:EvaluateConfig", words=_task_by_name)
 """semagram-eval: evaluate a checkpoint with its planner and without, and measure what a decision costs."""
 bench = Command(
     "bench", "configs.bench:bench", "configs.schema:BenchConfig", lambda result: int(bool(result.get("failed")))
@@ -53,7 +58,7 @@ record = Command("record", "configs.arm.recording:record", "robot.settings:Recor
 """semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
 data = Command("data", "configs.arm.dataset:data", "robot.settings:DataConfig", words=_one_mark)
 """semagram-data: check a LeRobotDataset, mark its episodes, or repair what a killed recording left."""
-run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code)
+run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code, _task_by_name)
 """semagram-run: run a checkpoint on an arm; exit with 1 after a fault, with 128 + its number after a signal."""
 play = Command("play", "configs.arm.playing:play", "robot.settings:PlayConfig")
 """semagram-play: play a plan of tokens on an arm, simulated or real."""

@@ -53,7 +53,10 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig, MachineConfig):
-    """The keys of semagram-train. `guidance` fills in `task.guidance`, when a run begins (`configs.train`)."""
+    """The keys of semagram-train. `envs` 0: only `data`, recordings, is learned from.
+
+    `guidance` fills in `task.guidance`, when a run begins (`configs.train`).
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -61,7 +64,10 @@ class TrainConfig(LoopConfig, MachineConfig):
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    envs: int = ranged(1, low=1, high=1024)
+    envs: int = ranged(1, low=0, high=1024)
+    data: tuple[str, ...] = ()
+    held_out: float = ranged(0.1, low=0, high=0.9)
+    cache_gb: float = ranged(4.0, above=0)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE
     task: TaskConfig = field(default_factory=lambda: TaskConfig(DEFAULT_TASK))
@@ -95,11 +101,15 @@ class TrainConfig(LoopConfig, MachineConfig):
             raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
-        kept = self.replay.room(bool(seen.cameras))
+        if not self.envs and not self.data:
+            raise UserError("envs=0: only with data=, recordings to learn from")
+        if self.data and not self.task.is_arm:
+            raise UserError(f"data=: recorded of an SO-101; {self.task.label} is none of its tasks")
+        kept, rings = self.replay.room(bool(seen.cameras)), max(1, self.envs)
         window = self.learning.horizon * self.model.token.length
-        if kept // self.envs <= window:
+        if kept // rings <= window:
             name = "capacity" if kept == self.replay.capacity else "frames"
-            least = f"at least {(window + 1) * self.envs}, {window + 1} for each of envs={self.envs}"
+            least = f"at least {(window + 1) * rings}, {window + 1} for each of envs={self.envs}"
             raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
         if self.task.instruction and not seen.language:
             raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
@@ -132,7 +142,8 @@ class EvaluateConfig(MachineConfig):
     senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
     `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
     to report. `fault`: what breaks in each episode. `calibrate`: episodes from which to make its alarms, so that
-    a share `false_alarms` of good ones raises one; else 0.
+    a share `false_alarms` of good ones raises one; else 0. `on_task`: replaces the checkpoint's task, on the same arm.
+    `data`: recordings to judge it by, without episodes.
     """
 
     checkpoint: str = ""
@@ -153,6 +164,9 @@ class EvaluateConfig(MachineConfig):
     calibrate: int = ranged(0, low=0, high=100_000)
     false_alarms: float = ranged(0.05, above=0, high=0.5)
     trace: bool = False
+    on_task: str = ""
+    data: tuple[str, ...] | str = ()
+    cache_gb: float = ranged(4.0, above=0)
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
@@ -160,6 +174,8 @@ class EvaluateConfig(MachineConfig):
         check_ranges("", self)
         if self.calibrate and (self.fault.kind or self.drop_senses):
             raise UserError(f"calibrate={self.calibrate}: by good episodes, so without fault.kind= and drop_senses=")
+        if isinstance(self.data, str):
+            object.__setattr__(self, "data", (self.data,) if self.data else ())
         if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
             raise UserError(
                 f"video_episodes=[{','.join(self.video_episodes)}]: some of {', '.join(EXTREMES)}, each once"

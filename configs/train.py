@@ -7,11 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 from configs.arguments import explain, given, going_on, moved, named
-from configs.command import composed
+from configs.command import composed, run_name
 from configs.machine import check_device, check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
-from envs.settings import folder_name, label
 from policies.settings import GuidanceKeys
 from worldmodel import registry
 from worldmodel.errors import OWN, UserError
@@ -45,7 +44,7 @@ def train(
             raise ConfigError("folder: with resume=auto, where the run is or will be, e.g. runs/mine")
         task = keys["task"]
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-seed{keys['seed']}"
-        folder = Path("runs", folder_name(label(task["name"], task["id"], task["names"])), stamp)
+        folder = Path("runs", run_name(task["name"], task["id"], task["names"], keys["data"]), stamp)
     registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments), callback)
 
@@ -88,6 +87,10 @@ def begin(
     if isinstance(keys["threads"], int):  # else `build` says what is wrong
         check_threads(keys["threads"])
     check_device(keys["device"])
+    if keys["data"] and not in_own_folder(keys["resume"]):
+        from configs.runs.recordings import adapted
+
+        keys = adapted(keys, given)
     if keys["resume"] == AUTO:
         from configs.runs.run_folder import found
 
@@ -106,8 +109,14 @@ def begin(
     from configs.runs.run_folder import RunFolder
     from configs.runs.training import Training
 
+    envs = RunFolder(Path(keys["resume"])).config().get("envs") if keys["resume"] else keys["envs"]
+    kind: type[Training] = Training
+    if envs == 0:
+        from configs.runs.offline import OfflineTraining
+
+        kind = OfflineTraining
     try:
-        run = Training.begin(keys, folder, given, callback)
+        run = kind.begin(keys, folder, given, callback)
         run.clock["starting"] = time.perf_counter() - began
         return run.run()
     except Exception as error:

@@ -16,7 +16,7 @@ from worldmodel.strict import check_ranges, ranged
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
 
-REWARDS = ("own", "none")
+REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
 JAM, FLIP, WEAK, LOAD = "jam", "flip", "weak", "load"
 KINDS = {
     JAM: "a joint with a motor does not move any more",
@@ -54,9 +54,9 @@ class TaskConfig:
     arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
     such as `to_target`, that are left out of the state. `cos_sin`: components that are angles in radians, each of which
     becomes its cosine and, behind all else, its sine, as one that turns without limit is hard to learn from. `reward`:
-    `own`, or `none`, which is 0 at every step; what the model does not know yet is then explored
-    (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the reward, by their weights; the rest of the
-    weight is the environment's own reward.
+    `own`; `success`, which is 1 at each environment step after which the task is done, else 0; or `none`, which is 0 at
+    every step; what the model does not know yet is then explored (`policies.training.trainer`). `guidance`: wishes
+    whose fulfilment is the reward, by their weights; the rest of the weight is the environment's own reward.
     """
 
     name: str
@@ -73,7 +73,7 @@ class TaskConfig:
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
     cos_sin: tuple[str, ...] = ()
-    reward: str = "own"
+    reward: str = OWN
     guidance: tuple[Wish, ...] = ()
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ from gymnasium.wrappers.utils import rescale_box
 from envs.instructions import CHARACTERS, LONGEST, check
 from envs.quantities import Quantities
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import OWN, SOLVED, TaskConfig
 from policies.settings import FAULT, QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -123,7 +123,7 @@ class TaskEnv(gymnasium.Wrapper):
             for _ in range(self._task.repeat):
                 held += 1
                 raw, reward, terminated, truncated, info = self.env.step(own)
-                total += float(reward) if self._task.reward == "own" else 0.0
+                total += self._reward(reward, info)
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
@@ -134,6 +134,14 @@ class TaskEnv(gymnasium.Wrapper):
                 info = {**info, SUCCESS: bool(info["success"])}
         info = info | {QUANTITIES: told}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
+
+    def _reward(self, own: Any, info: dict[str, Any]) -> float:
+        """Return the reward of an environment step, whose environment's is `own`."""
+        if self._task.reward == OWN:
+            return float(own)
+        if self._task.reward == SOLVED and not {SUCCESS, "success"} & info.keys():
+            raise UserError(f"task.reward={SOLVED}: {self._task.label} does not say when it is done")
+        return float(self._task.reward == SOLVED and bool(info.get(SUCCESS, info.get("success"))))
 
     def render(self):
         """Return the environment's own picture."""

@@ -100,6 +100,7 @@ class RunConfig(EpisodeConfig):
 
     usual_limits: ClassVar[str] = "trained"  # as fast as in training
 
+    on_task: str = ""
     target: list[float] = field(default_factory=list)
     lead: int = ranged(2, low=1)
     remote: str = ""

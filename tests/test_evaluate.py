@@ -294,6 +294,17 @@ def test_an_episode_succeeds_at_any_step_of_its_own_where_the_task_says(toys):
     assert unknown.successes is unknown.success_rate is None and success_rates(unknown, unknown) == ""
 
 
+def test_an_episode_succeeds_at_its_end_if_it_does_for_half_a_second_or_all_of_it(toys):
+    for rate, ends in (
+        (4, [False, True, True, False]),
+        (2, [False, True, True, False]),
+        (8, [False, False, True, False]),
+    ):
+        env = scripted("nynn", "nnyy", "yy", "yyyn")
+        env.metadata["render_fps"] = rate
+        assert rollout(env, Still(), 0, 10).held.tolist() == ends
+
+
 def test_a_training_episode_says_whether_it_succeeded_and_the_next_begins_anew(toys):
     assert [end.episode_success for end in toys.run(toys.trainer(scripted("nnn")), 9)] == [0, 1, 1]
     assert [end.episode_success for end in toys.run(toys.trainer(toys.slides(3)), 6)] == [None, None]

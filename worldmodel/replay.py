@@ -127,6 +127,23 @@ class Replay:
         self.steps += len(envs)
         self._push(envs, observation, quantities)
 
+    def insert(
+        self, env: int, seen: Observation, action: Float[Tensor, "T A"], reward: Float[Tensor, " T"], shown: Tensor
+    ) -> None:
+        """Store a whole episode of T steps, with T + 1 observations, in an environment's ring; truncated.
+
+        `shown` (T,) bool: whether an expert took the step.
+        """
+        rows = (self.head[env] + 1 + torch.arange(len(seen))) % self.rows
+        whole, at, self._shown = (torch.full_like(rows, env), rows), (env, rows[:-1]), None
+        self.steps += len(action) - int((~self.final[whole]).sum())
+        self._see(whole, seen)
+        self.quantities[whole] = math.nan
+        self.was_planned[whole] = self.terminated[whole] = self.demonstrated[whole] = False
+        self.final[whole] = rows == rows[-1]
+        self.action[at], self.reward[at], self.demonstrated[at] = action, reward, shown
+        self.head[env], self.filled[env] = rows[-1], min(int(self.filled[env]) + len(seen), self.rows)
+
     def rewarded(self) -> float:
         """Return the share of steps whose reward is not the median, i.e. how often a rare one comes; NaN if empty."""
         rewards = self.reward[~self.final]
@@ -142,10 +159,7 @@ class Replay:
         """Write the newest observation of these environments to the next row of each."""
         rows = (self.head[envs] + 1) % self.rows
         at = envs, rows
-        for i, (key, column) in enumerate(self.seen.items()):
-            value, here = observation.values[key][envs], observation.present[key][envs]
-            column[at] = torch.tensor(list(map(self._sentence, value))).int() if key == LANGUAGE_KEY else value
-            self.present[(*at, i)] = here
+        self._see(at, observation.map(lambda x: x[envs]))
         self.quantities[at] = math.nan if quantities is None else quantities[envs]
         self.steps -= int((~self.final[at]).sum())  # the ring's oldest steps, if this overwrites them
         self.final[at] = True
@@ -153,6 +167,13 @@ class Replay:
             self.demonstrated[at], self._shown = False, None
         self.head[envs] = rows
         self.filled[envs] = (self.filled[envs] + 1).clamp(max=self.rows)
+
+    def _see(self, at: tuple[Int[Tensor, " N"], Int[Tensor, " N"]], observation: Observation) -> None:
+        """Write N observations to these environments and rows."""
+        for i, (key, column) in enumerate(self.seen.items()):
+            value = observation.values[key]
+            column[at] = torch.tensor(list(map(self._sentence, value))).int() if key == LANGUAGE_KEY else value
+            self.present[(*at, i)] = observation.present[key]
 
     def _sentence(self, vector: Float[Tensor, " T"]) -> int:
         """Return the index of a sentence, given its vector; register it if new."""

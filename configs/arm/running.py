@@ -15,7 +15,7 @@ from lerobot.robots import Robot
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
-from configs.runs.loading import task_of
+from configs.runs.loading import renamed, task_of
 from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
@@ -60,7 +60,7 @@ class RunSession:
         """Find the checkpoint and check that it suits the config. Raises ConfigError, FolderError, ValueError."""
         path = find_checkpoint(Path(config.checkpoint))
         spec = read_spec(path)
-        task = task_of(spec)
+        task = renamed(task_of(spec), config.on_task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
         session = cls(config, path, spec, task)
@@ -178,7 +178,7 @@ class RunSession:
         processes. Raises ValueError, OSError.
         """
         config, hz, senses = self.config, self.task.arm.control_hz, self.senses
-        begin = begin_of(self.spec, self.task, config.lead, self.instruction)
+        begin = begin_of(self.spec, task_of(self.spec), config.lead, self.instruction)
         link = planner_client(stack, config, self.path, begin, say, trace)
         with ThreadPoolExecutor(1) as meanwhile:  # connecting and making the scene both take seconds
             connecting = meanwhile.submit(link.connect)

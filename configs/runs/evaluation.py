@@ -13,7 +13,7 @@ from gymnasium import Env
 
 from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
-from configs.runs.loading import Loaded, Machine, load_agent, prepare
+from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed
 from configs.runs.parts import senses_of
 from configs.runs.report import Report
 from configs.runs.run_folder import write_summary
@@ -61,6 +61,7 @@ class Evaluation:
         if not config.checkpoint:
             raise ConfigError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
         loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads)
+        loaded = replace(loaded, task=renamed(loaded.task, config.on_task))
         changed = {name: value for name, value in config.planner.items() if value is not None}
         planner = build(PlannerConfig, asdict(loaded.spec.planner) | changed, "planner.")
         _check_senses(config, Senses.of(loaded.spec.senses).names)
@@ -88,8 +89,26 @@ class Evaluation:
         """
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
+        if self.config.data:
+            return self._on_recordings(folder)
         with watched(say, f"what was finished is in {folder}"):
             return self._run(folder)
+
+    def _on_recordings(self, folder: Path) -> dict:
+        """Tell how near the policy comes to recordings (`data=`), and what the value foretells there. Nothing moves."""
+        from configs.runs.held_out import HeldOut
+        from configs.runs.recordings import as_recordings
+
+        config, model, task = self.config, self.loaded.agent.model, self.loaded.task
+        own = as_recordings(task, model.senses, config.data, config.cache_gb)
+        held = HeldOut.of(own, model, task.arm.control_hz)
+        result = {"task": task.label, "data": list(config.data), **own.summary(), **held.figures(model)}
+        result |= {"episodes_held_out": len(own.shown), "checkpoint": str(self.loaded.path)}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_summary(folder, result)
+        held.draw(folder / "held_out.png", model, ())
+        say(f"held-out action error {result['held_out_action_error']:.4f}: {folder}")
+        return result
 
     def _run(self, folder: Path) -> dict:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -136,6 +136,18 @@ def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: in
     generator = torch.Generator().manual_seed(seed)
     agent = Agent.acting(model, spec.planner, spec.discount, spec.sentences, generator, planned)
     return Loaded(agent, task, spec, path)
+
+
+def renamed(task: TaskConfig, name: str) -> TaskConfig:
+    """Return a checkpoint's task under another `name`, if given: what an arm that learned from recordings is to do.
+
+    Raises ConfigError if the checkpoint is not for an arm, UserError for an unknown task.
+    """
+    if name and not task.is_arm:
+        raise ConfigError(
+            f"task={name}: the checkpoint is for {task.label}; only one for the SO-101 can be given another"
+        )
+    return replace(task, name=name) if name else task
 
 
 def task_of(spec: AgentSpec) -> TaskConfig:

@@ -1,7 +1,7 @@
 """The working parts of a training run, from checked settings: environments, model, learner, planner, agent, trainer."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,27 +9,31 @@ from gymnasium import spaces
 
 from configs.runs.loading import Machine, prepare
 from configs.schema import TrainConfig
-from envs.make import ENDLESS, episode_limit, make_vector
+from envs.make import ENDLESS, STATE_ALONE, episode_limit, make_vector
 from policies.agent import Agent
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import AgentSpec
 from policies.text_encoder import Words
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import unfit
+from policies.training.offline import OfflineTrainer
 from policies.training.trainer import Trainer
 from worldmodel.errors import UserError
 from worldmodel.learner import Learner
 from worldmodel.model import WorldModel
 from worldmodel.planner import Planner
 from worldmodel.replay import Replay
-from worldmodel.senses import LANGUAGE_KEY, is_image
+from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, is_image
+
+if TYPE_CHECKING:
+    from configs.runs.recordings import Recordings
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a training run works with. `trainer`: the loop, with its learner and agent. `close` ends the environments.
 
-    `instructions`: those used in training; empty for an agent without language.
+    `instructions`: those used in training; empty for an agent without language. `recordings`: those learned from.
     """
 
     config: TrainConfig
@@ -37,6 +41,7 @@ class Parts:
     env: Any
     trainer: Trainer
     instructions: tuple[str, ...]
+    recordings: "Recordings | None" = None
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
         """Return an agent that does not explore and uses the averaged weights.
@@ -59,7 +64,18 @@ class Parts:
             config.model,
             config.planner,
             self.instructions,
-            trainer.episodes.units,
+            trainer.episodes.units if config.envs else {},
+        )
+
+    def recorded(self) -> dict:
+        """Return what a summary says of the recordings learned from and held out; empty without any."""
+        if self.recordings is None:
+            return {}
+        from configs.runs.held_out import HeldOut
+
+        model = self.trainer.learner.acting
+        return self.recordings.summary() | HeldOut.of(self.recordings, model, self.config.task.arm.control_hz).figures(
+            model
         )
 
     def close(self) -> None:
@@ -70,8 +86,8 @@ class Parts:
 def build(config: TrainConfig) -> Parts:
     """Build the parts of a run, at its first step. Raises ValueError for an impossible task, device or size."""
     machine = prepare(config)
-    variation, senses = config.randomise, config.perceived
-    env = make_vector(config.task, config.envs, variation=variation, senses=senses, report_faults=True)
+    variation, senses = config.randomise, config.perceived if config.envs else STATE_ALONE  # it need not render
+    env = make_vector(config.task, max(1, config.envs), variation=variation, senses=senses, report_faults=True)
     try:
         return _built(config, machine, env)
     except BaseException:
@@ -80,11 +96,21 @@ def build(config: TrainConfig) -> Parts:
 
 
 def _built(config: TrainConfig, machine: Machine, env) -> Parts:
-    token, step_discount = config.model.token, discount_of(episode_limit(env))
+    token, senses = config.model.token, senses_of(env.single_observation_space)
+    if not config.envs:
+        shapes = {IMAGE_KEY_PREFIX + name: (*size, 3) for name, size in config.perceived.sizes.items()}
+        state = senses if config.perceived.state else {}
+        senses = dict(sorted((state | shapes).items()))  # as Gymnasium orders a space
+    recordings, limit = None, episode_limit(env)
+    if config.data:
+        from configs.runs.recordings import recorded
+
+        recordings = recorded(config, senses)
+    step_discount = discount_of(max(limit or ENDLESS, recordings.longest) if recordings else limit)
     if wrong := unfit(token.control_points, token.length / env.metadata["render_fps"]):
         raise UserError(f"model.token.length={token.length} model.token.control_points={token.control_points}: {wrong}")
     curve = Curve.of_token(token, env.single_action_space.shape[0])
-    senses, token_discount = senses_of(env.single_observation_space), token.discount(step_discount)
+    token_discount = token.discount(step_discount)
     with torch.random.fork_rng(devices=[]):  # the model is initialised on the CPU
         torch.manual_seed(config.seed)
         model = WorldModel(senses, curve.size, config.model)
@@ -96,12 +122,15 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
     generator = torch.Generator().manual_seed(config.seed)
     agent = Agent(learner.model, curve, planner, generator, config.noise, search.replan_every)
     capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
-    named = len(env.metadata[QUANTITIES])
-    replay = Replay(capacity, config.envs, senses, curve.action_size, curve.size, lags, named)
+    named = len(env.metadata[QUANTITIES]) if config.envs else 0
+    replay = Replay(capacity, max(1, config.envs), senses, curve.action_size, curve.size, lags, named)
     rates, reward_free = (config.task.repeat, step_discount), config.task.reward == "none" and not config.task.guidance
-    trainer = Trainer(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free)
+    loop = Trainer if config.envs else OfflineTrainer
+    trainer = loop(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free)
+    if recordings:
+        recordings.fill(replay, model)
     instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()
-    return Parts(config, machine, env, trainer, instructions)
+    return Parts(config, machine, env, trainer, instructions, recordings)
 
 
 def discount_of(limit: int | None) -> float:

@@ -27,6 +27,8 @@ COLUMNS = (
 )
 GUIDED = ("guidance_satisfied", "policy_guidance_satisfied")
 """Further columns of a run under guidance."""
+RECORDED = ("held_out_action_error", "held_out_value_auc")
+"""Further columns of a run on recordings."""
 TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
 """Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
 the mean milliseconds of the newest thousand plans."""
@@ -77,6 +79,7 @@ class RunFolder:
         replace_file(self.path / "config.yaml", OmegaConf.to_yaml(config).encode())
         own = [f"loss_{name}" for name in config.get("learning", {}).get("losses", ())]
         own += GUIDED if config.get("task", {}).get("guidance") else ()
+        own += RECORDED if config.get("data") else ()
         replace_file(self.metrics, (",".join([*COLUMNS, *own]) + "\n").encode())
 
     def config(self) -> dict:
@@ -109,6 +112,11 @@ class RunFolder:
         if self.timing.is_file():
             rows = self.timing.read_bytes().splitlines(keepends=True)
             replace_file(self.timing, b"".join(rows[: self.metrics.read_bytes().count(b"\n")]))
+
+    def column(self, name: str) -> list[tuple[int, float]]:
+        """Return the environment steps and the value of each row of metrics.csv that has one in this column."""
+        with open(self.metrics) as file:
+            return [(int(row["env_steps"]), float(row[name])) for row in csv.DictReader(file) if row[name]]
 
     def log(self, row: dict[str, float | None]) -> None:
         """Append a row to metrics.csv; missing, None and NaN values stay empty.

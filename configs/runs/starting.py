@@ -28,7 +28,7 @@ def begin_with(parts: Parts, init: str) -> None:
     with torch.no_grad():
         learner.target_flat.copy_(learner.flat[learner.value_segment])
         learner.average.copy_(learner.flat)
-    why = _remember(parts, spec, own, path)
+    why = "data= instead" if parts.recordings else _remember(parts, spec, own, path)
     held = f"its {parts.trainer.replay.steps} steps, rewarded anew" if not why else f"nothing of its steps ({why})"
     say(f"beginning with the weights of {path}, and with {held}")
 

@@ -253,7 +253,7 @@ class Training:
                     self._save()
                 self._heed()
         first = config.seed_steps * config.task.repeat
-        if trainer.env_steps < first:
+        if trainer.env_steps < first and config.envs:
             say(f"nothing was learned: the first {first} steps (seed_steps={config.seed_steps}) are random")
 
     def _log(self, **measured: float | None) -> None:
@@ -319,6 +319,7 @@ class Training:
             "faults": self.faults,
             **outcome(planned, alone),
             **self.report.fulfilled(planned, alone),
+            **self.parts.recorded(),
             "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
             "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),

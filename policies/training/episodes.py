@@ -136,8 +136,9 @@ class Episodes:
     `env`: a vector of environments that reset only when told to (`envs.make.make_vector`). `observation`: the newest
     one of all of them, None before `begin`. `judged`: whether they report success (`is_success` in their info).
     `tasks`: the task of each, if they have several; else empty. `units`: of the named quantities that they report; the
-    newest values are `quantities` (E, Q), NaN if unknown. `failed` (E,): how many episodes in a row were at fault
-    at their reset or first step; `report` is called with each fault that an environment reports (FAULT in its info).
+    newest values are `quantities` (E, Q), NaN if unknown. `held` (E,): for how many steps up to now they succeed.
+    `failed` (E,): how many episodes in a row were at fault at their reset or first step; `report` is called with each
+    fault that an environment reports (FAULT in its info).
     """
 
     report: Callable[[Exception], None] = staticmethod(lambda fault: None)
@@ -153,6 +154,7 @@ class Episodes:
         self.number = np.zeros(count, dtype=int)
         self.returns, self.lengths = np.zeros(count), np.zeros(count, dtype=int)
         self.successes, self.judged = np.zeros(count, dtype=bool), False
+        self.held = np.zeros(count, dtype=int)
         self.observation: Observation | None = None
         self.tasks: tuple[str, ...] = ()
         self.failed, self._fault = np.zeros(count, dtype=int), Exception()
@@ -183,7 +185,7 @@ class Episodes:
                 raise self._fault
             self.number[mask] += 1
             self.observation = self._reset(mask)
-            self.returns[mask], self.lengths[mask], self.successes[mask] = 0, 0, False
+            self.returns[mask], self.lengths[mask], self.successes[mask], self.held[mask] = 0, 0, False, 0
             if self.experts is not None:
                 self.experts.begin(mask)
             mask = self._faults()
@@ -199,7 +201,9 @@ class Episodes:
         self.failed = np.where(faulty, self.failed + (self.lengths == 1), 0)
         self.judged = SUCCESS in info
         if self.judged:
-            self.successes |= info[SUCCESS].astype(bool)
+            done = info[SUCCESS].astype(bool)
+            self.successes |= done
+            self.held = np.where(done, self.held + 1, 0)
         ends = torch.from_numpy(np.array(terminated)), torch.from_numpy(np.array(truncated))
         rewards = torch.from_numpy(np.array(reward, dtype=np.float32))
         return Step(self.observation, rewards, *ends, torch.from_numpy(faulty))

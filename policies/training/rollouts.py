@@ -9,14 +9,18 @@ from policies.agent import Agent
 from policies.alarms import Watch
 from policies.training.episodes import Episodes, Step, episode_seed, play
 
+HELD_S = 0.5
+"""For how long before its end a task must be done to count as done at the end of an episode."""
+
 
 @dataclass(frozen=True)
 class Rollout:
     """The returns (N,), lengths (N,) in control steps and successes (N,) of N episodes.
 
     `successes`: whether each episode succeeded at any step; None if the environment does not report it (`is_success`
-    in its info). `tasks`: the task of each episode, if the environment has several; else empty. `quantities`: of each
-    episode the named quantities asked for, (L, Q), after each step.
+    in its info). `held`: whether it did for the last HELD_S of the episode, or all of a shorter one; None likewise.
+    `tasks`: the task of each episode, if the environment has several; else empty. `quantities`: of each episode the
+    named quantities asked for, (L, Q), after each step.
     """
 
     returns: np.ndarray
@@ -24,6 +28,12 @@ class Rollout:
     successes: np.ndarray | None = None
     tasks: tuple[str, ...] = ()
     quantities: tuple[np.ndarray, ...] = ()
+    held: np.ndarray | None = None
+
+    @property
+    def success_at_end_rate(self) -> float | None:
+        """The fraction of the episodes at whose end the task was done; None if unknown."""
+        return None if self.held is None else float(self.held.mean())
 
     @property
     def success_rate(self) -> float | None:
@@ -60,6 +70,7 @@ def rollout(
     if agent.trace is not None:
         agent.trace.place = lambda: (range(first, first + env.num_envs), episodes.lengths)
     returns, lengths, successes = np.zeros(env.num_envs), np.zeros(env.num_envs, int), np.zeros(env.num_envs, bool)
+    held, last = np.zeros(env.num_envs, int), max(1, round(HELD_S * env.metadata.get("render_fps", 1)))
     tasks: tuple[str, ...] = ()
     columns = [[*episodes.units].index(name) for name in named]
     kept: list[list[np.ndarray]] = [[] for _ in returns]
@@ -70,7 +81,7 @@ def rollout(
         nonlocal tasks
         running = episodes.number == 1
         returns[running], lengths[running] = episodes.returns[running], episodes.lengths[running]
-        successes[running] = episodes.successes[running]
+        successes[running], held[running] = episodes.successes[running], episodes.held[running]
         if watch:
             watch.look(agent, running)
         tasks = tasks or episodes.tasks
@@ -81,18 +92,22 @@ def rollout(
 
     play(episodes, agent, limit, note, once=True)
     told = tuple(map(np.stack, kept)) if named else ()
-    return Rollout(returns, lengths, successes if episodes.judged else None, tasks, told)
+    if not episodes.judged:
+        return Rollout(returns, lengths, None, tasks, told)
+    return Rollout(returns, lengths, successes, tasks, told, held >= np.minimum(last, lengths))
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:
     """Concatenate batches of episodes; successes are known only if they are known in every batch."""
     known = [batch.successes for batch in played if batch.successes is not None]
+    held = [batch.held for batch in played if batch.held is not None]
     return Rollout(
         np.concatenate([batch.returns for batch in played]),
         np.concatenate([batch.lengths for batch in played]),
         np.concatenate(known) if len(known) == len(played) else None,
         tuple(name for batch in played for name in batch.tasks),
         tuple(each for batch in played for each in batch.quantities),
+        np.concatenate(held) if len(held) == len(played) else None,
     )
 
 
@@ -112,6 +127,8 @@ def outcome(planned: Rollout, alone: Rollout) -> dict:
         "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
         "success_rate": planned.success_rate,
         "policy_success_rate": alone.success_rate,
+        "success_at_end_rate": planned.success_at_end_rate,
+        "policy_success_at_end_rate": alone.success_at_end_rate,
         "returns": [round(float(r), 3) for r in planned.returns],
     }
 
@@ -120,7 +137,8 @@ def success_rates(planned: Rollout, alone: Rollout) -> str:
     """Format the success rates, with the planner and without, to follow the returns; empty if they are unknown."""
     if planned.success_rate is None or alone.success_rate is None:
         return ""
-    return f", success {planned.success_rate:.0%}, policy alone {alone.success_rate:.0%}"
+    ends = ["" if each.held is None else f" ({each.success_at_end_rate:.0%} at the end)" for each in (planned, alone)]
+    return f", success {planned.success_rate:.0%}{ends[0]}, policy alone {alone.success_rate:.0%}{ends[1]}"
 
 
 def in_words(planned: Rollout, alone: Rollout) -> str:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pkgutil import resolve_name
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -122,7 +123,7 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
         }
 
 
-def _creator(task: str) -> type:
+def _creator(task: str) -> Any:
     return resolve_name(str(gymnasium.spec(TASKS[task].id).entry_point))
 
 

@@ -1,0 +1,213 @@
+"""Recordings to learn from: the columns of a LeRobotDataset (version 3), episode by episode, its frames decoded once.
+
+Frames are read by LeRobot's own reader and kept at the size that a model sees, in memory-mapped files of a bounded
+folder, so that only the first epoch of the first run pays for the videos.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from policies.storage.folders import aside_of, put
+from robot.datasets import DatasetError, info_of, quiet, read, tables_in
+from robot.recording import EPISODES, SCENE, STEPS, SUCCESS
+from sim.renderer import middle
+from worldmodel.errors import in_one_line
+from worldmodel.senses import STATE_KEY, is_image
+
+REWARD, INTERVENTION = "next.reward", "intervention"
+"""LeRobot's columns of the reward after a step, and of whether a person had taken over from a policy."""
+COLUMNS = (STATE_KEY, SCENE, SUCCESS, REWARD, INTERVENTION)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """T recorded steps. `action` (T, A) and what else was recorded at each: `columns` by LeRobot's key, (T, ...).
+
+    `frames`: of each camera (T, height, width, 3) uint8, mapped from a file. `success`: of the episode, None if nothing
+    says so. `sim_task`: the simulated task, if it was one.
+    """
+
+    dataset: Path
+    number: int
+    action: np.ndarray
+    columns: dict[str, np.ndarray]
+    frames: dict[str, np.ndarray]
+    success: bool | None
+    sim_task: str
+
+    def __len__(self) -> int:
+        """Count the steps."""
+        return len(self.action)
+
+    @property
+    def done(self) -> np.ndarray | None:
+        """Whether the task was done after each step (T,); with the episode's own mark alone, after its last."""
+        if SUCCESS in self.columns:
+            return self.columns[SUCCESS].reshape(-1).astype(bool)
+        return None if self.success is None else (np.arange(len(self)) == len(self) - 1) & self.success
+
+
+def found(name: str) -> Path:
+    """Return the folder of a dataset: a path, or a repository's id in LeRobot's own cache. Raises DatasetError."""
+    if Path(name).is_dir():
+        return Path(name)
+    cache = Path(os.environ.get("HF_LEROBOT_HOME", Path("~/.cache/huggingface/lerobot").expanduser()))
+    if (cache / name).is_dir():
+        return cache / name
+    raise DatasetError(f"data={name}: no such folder, and no dataset of this name in {cache}")
+
+
+def described(folders: Sequence[Path]) -> dict:
+    """Return the description of datasets that can be learned from together: the first's meta/info.json.
+
+    Raises DatasetError for one that cannot be read, or where two disagree on rate, robot, joints or cameras.
+    """
+    first, *others = [info_of(folder) for folder in folders]
+    for folder, info in zip(folders[1:], others, strict=True):
+        ours, theirs = _learned_from(first), _learned_from(info)
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                here, there = (each.get(name, "missing") for each in (theirs, ours))
+                raise DatasetError(f"{folder}: its {name} is {here}, that of {folders[0]} is {there}")
+    return first
+
+
+def _learned_from(info: Mapping) -> dict[str, str]:
+    """Return what is to be the same in datasets that teach one policy; cameras may differ in size."""
+    found = {name: f"{info.get(name)}" for name in ("fps", "robot_type")}
+    for key, feature in info["features"].items():
+        if key in ("action", STATE_KEY, SCENE):
+            found[key] = f"{feature.get('names') or feature.get('shape')}"
+        elif is_image(key):
+            found[key] = "a camera"
+    return found
+
+
+def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> tuple[list[Episode], float]:
+    """Read a dataset with the cameras of these (height, width); return its episodes, and the seconds decoding took.
+
+    Raises DatasetError for what cannot be read or is not finite, and if the frames would take more than `cache_gb`.
+    """
+    actions = read(folder)
+    columns, numbers = _steps(folder)
+    marks = marks_of(folder)
+    frames, seconds = _frames(folder, sizes, len(numbers), cache_gb) if sizes else ({}, 0.0)
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    episodes = []
+    for start, action in zip(starts, actions.episodes, strict=True):
+        rows, number = slice(start, start + len(action)), int(numbers[start])
+        success, sim_task = marks.get(number, (None, ""))
+        mine = {key: values[rows] for key, values in columns.items()}
+        shown = {key: values[rows] for key, values in frames.items()}
+        episodes.append(Episode(folder, number, action, mine, shown, success, sim_task))
+    return episodes, seconds
+
+
+def _steps(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the columns of all steps, and each step's episode, in their order. Raises DatasetError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    there = [key for key in COLUMNS if key in info_of(folder)["features"]]
+    tables = [pyarrow.parquet.read_table(file, columns=[*there, *ORDER]) for file in tables_in(folder, STEPS)]
+    table = pyarrow.concat_tables(tables).to_pydict()
+    episode, frame = (np.array(table[name]) for name in ORDER)
+    order = np.lexsort((frame, episode))
+    columns = {}
+    for key in there:
+        try:
+            values = np.array(table[key], dtype=np.float32)[order]
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{folder}: {key}: not numbers of one width ({in_one_line(error)})") from error
+        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+        if not finite.all():
+            at = order[int(np.argmin(finite))]
+            raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: {key} is not finite")
+        columns[key] = values
+    return columns, episode[order]
+
+
+ORDER = "episode_index", "frame_index"
+
+
+def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
+    """Return what the table of episodes says of each: whether it succeeded, and its simulated task."""
+    import pyarrow.parquet
+
+    marks = {}
+    for file in tables_in(folder, EPISODES):
+        names = [n for n in pyarrow.parquet.read_schema(file).names if n in ("episode_index", "success", "sim_task")]
+        for row in pyarrow.parquet.read_table(file, columns=names).to_pylist():
+            marks[row["episode_index"]] = row.get("success"), row.get("sim_task") or ""
+    return marks
+
+
+def _frames(
+    folder: Path, sizes: Mapping[str, tuple[int, int]], count: int, cache_gb: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """Return each camera's frames (count, height, width, 3), mapped from files, and the seconds that decoding took."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path("~/.cache").expanduser())) / "semagram" / "frames"
+    info = folder / "meta" / "info.json"
+    stamp = f"{folder.resolve()} {info.stat().st_mtime_ns} {count}"
+    paths = {}
+    for key, size in sizes.items():
+        paths[key] = cache / f"{hashlib.sha256(f'{stamp} {key} {size}'.encode()).hexdigest()[:24]}.npy"
+    needed = sum(3 * height * width * count for height, width in sizes.values()) / 1e9
+    if needed > cache_gb:
+        raise DatasetError(f"{folder}: its frames take {needed:.2g} GB, cache_gb={cache_gb:g}; or a smaller image_size")
+    began, missing = time.perf_counter(), {key: path for key, path in paths.items() if not path.exists()}
+    if missing:
+        _decode(folder, {key: sizes[key] for key in missing}, count, missing)
+    for path in paths.values():
+        os.utime(path)
+    _forget(cache, set(paths.values()), cache_gb)
+    seconds = time.perf_counter() - began if missing else 0.0
+    return {key: np.load(path, mmap_mode="r") for key, path in paths.items()}, seconds
+
+
+def _decode(folder: Path, sizes: Mapping[str, tuple[int, int]], count: int, paths: Mapping[str, Path]) -> None:
+    """Decode the cameras' frames to one file each, which appears whole. Raises DatasetError."""
+    from contextlib import ExitStack
+
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    with ExitStack() as stack, quiet():
+        try:
+            dataset = LeRobotDataset(f"local/{folder.name}", root=folder, return_uint8=True)
+        except Exception as error:  # whatever LeRobot raises for files that are missing or damaged
+            raise DatasetError(f"{folder}: LeRobot cannot read it ({in_one_line(error)})") from error
+        asides = {key: stack.enter_context(aside_of(path)) for key, path in paths.items()}
+        files = {}
+        for key, aside in asides.items():
+            shape = count, *sizes[key], 3
+            files[key] = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
+        for row in range(count):
+            try:
+                step = dataset[row]
+            except Exception as error:
+                raise DatasetError(f"{folder}: a video does not decode at step {row} ({in_one_line(error)})") from error
+            for key, file in files.items():
+                frame = step[key].numpy()
+                frame = frame if frame.dtype == np.uint8 else (255 * frame).round().clip(0, 255).astype(np.uint8)
+                file[row] = middle(np.moveaxis(frame, 0, -1), *sizes[key])
+        for key, file in files.items():
+            file.flush()
+            put(asides[key], paths[key])
+
+
+def _forget(cache: Path, needed: set[Path], cache_gb: float) -> None:
+    """Delete the files of other recordings that were not used for longest, until all take at most `cache_gb`."""
+    files = sorted(cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+    total = sum(path.stat().st_size for path in files)
+    for path in files:
+        if total <= cache_gb * 1e9:
+            return
+        if path not in needed:
+            total -= path.stat().st_size
+            path.unlink()

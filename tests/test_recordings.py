@@ -1,0 +1,257 @@
+"""Learning from recordings: they are shown as the task's environment would, learned from, resumed, and refused."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+
+from configs.arm.recording import RecordSession
+from configs.runs.held_out import auc
+from configs.runs.recordings import as_recordings, recorded
+from configs.schema import TrainConfig
+from configs.train import train
+from envs.make import STATE_ALONE, make
+from envs.settings import TaskConfig
+from policies.storage.checkpoint import newest, read_tensors
+from policies.training.offline import OfflineTrainer
+from robot.datasets import DatasetError
+from robot.recorded import episodes_of
+from robot.settings import RecordConfig
+from worldmodel.errors import UserError
+from worldmodel.observation import Observation
+from worldmodel.replay import Replay
+from worldmodel.senses import STATE_KEY
+
+TASK = TaskConfig("so101-touch", reward="success")
+SENSES = {STATE_KEY: (37,)}
+FRONT = "observation.images.overhead"
+SPEEDS = slice(15, 21)
+STEPS = "data/chunk-000/file-000.parquet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three demonstrations of touching the cube."""
+    path = tmp_path_factory.mktemp("recordings") / "touch"
+    RecordSession(RecordConfig(dataset=str(path), episodes=3)).run()
+    return path
+
+
+@pytest.fixture
+def altered(folder, tmp_path):
+    """A copy of the recording with other columns, episode marks or description."""
+
+    def alter(change=lambda info: None, rows=lambda table: table, marks=lambda table: table):
+        path = tmp_path / "other"
+        shutil.copytree(folder, path)
+        for name, with_what in ((STEPS, rows), ("meta/episodes/chunk-000/file-000.parquet", marks)):
+            parquet.write_table(with_what(parquet.read_table(path / name)), path / name)
+        info = json.loads((path / "meta/info.json").read_text())
+        change(info)
+        (path / "meta/info.json").write_text(json.dumps(info))
+        return path
+
+    return alter
+
+
+def column(table, name, values):
+    at = table.column_names.index(name)
+    return table.set_column(at, name, [values])
+
+
+def seeds(path):
+    return parquet.read_table(next((path / "meta/episodes").glob("*/*.parquet")))["seed"].to_pylist()
+
+
+@pytest.mark.parametrize("control", ["delta", "absolute"])
+def test_the_recorded_actions_lead_where_the_recording_says(folder, control):
+    """From the same layout, the task's environment shows the same, speeds but roughly, and succeeds where it did."""
+    task = replace(TASK, control=control)
+    own = as_recordings(task, SENSES, [str(folder)], 1)
+    env = make(task, senses=STATE_ALONE)
+    for seed, each in zip(seeds(folder), own.shown, strict=True):
+        state, _ = env.reset(seed=seed)
+        for at, action in enumerate(each.action):
+            told = each.observation.values[STATE_KEY][at].numpy()
+            np.testing.assert_allclose(np.delete(state[STATE_KEY], SPEEDS), np.delete(told, SPEEDS), atol=5e-3)
+            np.testing.assert_allclose(state[STATE_KEY][SPEEDS], told[SPEEDS], atol=0.3)
+            state, reward, *_ = env.step(action.numpy())
+            if at < len(each.action) - 1:  # the last step's success counts with the one before
+                assert reward == each.reward[at]
+        assert each.reward.any() and each.imitated.all()
+    env.close()
+
+
+def test_an_arm_that_reports_its_joints_alone_is_seen_as_semagram_run_sees_it(folder, altered):
+    """Positions and the lag behind the targets are exact, speeds near those of the simulation."""
+    joints = replace(TASK, state="joints")
+    known = as_recordings(joints, {STATE_KEY: (25,)}, [str(folder)], 1).shown[0].observation.values[STATE_KEY]
+    path = altered(lambda info: info["features"].pop("observation.environment_state"))
+    told = as_recordings(joints, {STATE_KEY: (25,)}, [str(path)], 1).shown[0].observation.values[STATE_KEY]
+    np.testing.assert_allclose(told[:, 7:13], known[:, 7:13], atol=2e-3)  # joint_positions, after the hand's pose
+    assert (told[:, 13:19] - known[:, 13:19]).abs().mean() < 0.1 * known[:, 13:19].abs().mean() + 0.05
+
+
+def tiny(toys, folder, path, *more):
+    """Train a tiny agent."""
+    keys = [key for key in toys.tiny_keys if not key.startswith(("seed_steps", "evaluation"))]
+    return train([f"data={folder}", *keys, "held_out=0.3", *more], path)
+
+
+def tensors(run):
+    path = newest(run / "checkpoints")
+    return read_tensors(path / "model.safetensors"), path
+
+
+def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys, folder, tmp_path, command):
+    whole = tiny(toys, folder, tmp_path / "whole", "steps=24")
+    assert (whole["episodes_recorded"], whole["episodes_held_out"], whole["updates"]) == (3, 1, 24)
+    assert 0 < whole["held_out_action_error"] < 1 and 0 <= whole["held_out_value_auc"] <= 1
+    assert whole["task"] == "so101-touch" and (tmp_path / "whole" / "held_out.png").stat().st_size > 10_000
+    tiny(toys, folder, tmp_path / "parts", "steps=9")
+    again = train([f"resume={tmp_path / 'parts'}", "steps=24"])
+    one, _ = tensors(tmp_path / "whole")
+    other, _ = tensors(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert again["held_out_action_error"] == whole["held_out_action_error"]
+    judged = command(
+        "evaluate", f"checkpoint={tmp_path / 'whole'}", f"data={folder}", f"hydra.run.dir={tmp_path / 'e'}"
+    )
+    assert json.loads(judged[1].splitlines()[-1])["episodes_held_out"] == 3
+    lived = ("evaluate", f"checkpoint={tmp_path / 'whole'}", "task=so101-touch", "episodes=1", "planner.samples=4")
+    few = ("planner.elites=2", "planner.policy_samples=1", f"hydra.run.dir={tmp_path / 'f'}")
+    found = json.loads(command(*lived, *few)[1].splitlines()[-1])
+    assert found["success_rate"] is not None and found["success_at_end_rate"] <= found["success_rate"]
+    online = ("task=so101-touch", "steps=70", "seed_steps=60", f"init={tmp_path / 'whole'}", "evaluation.episodes=1")
+    on = tiny(toys, folder, tmp_path / "on", *online)
+    assert on["env_steps"] == 70 and on["episodes_recorded"] == 3 and on["updates"] > 0
+    _, path = tensors(tmp_path / "on")
+    replay = Replay.read(read_tensors(path / "replay.safetensors"), SENSES, (0,))
+    lengths = sum(len(each.action) for each in recorded(_config(folder), SENSES).shown)
+    assert replay.demonstrated_rows().shape[1] == lengths and replay.steps >= lengths + 69
+
+
+def _config(folder, **keys):
+    return TrainConfig(task=TASK, data=(str(folder),), envs=0, held_out=0.3, **keys)
+
+
+def test_a_failed_episode_teaches_the_policy_nothing(toys):
+    """Its steps move the model and the value, but no weight of the actor."""
+    made = toys.trainer(toys.slides(3))
+    made.__class__ = OfflineTrainer
+    state = torch.arange(18.0).view(6, 3)
+    seen = Observation.of(made.learner.model.senses, {STATE_KEY: state})
+    for shown, moved in ((False, False), (True, True)):
+        made.replay.insert(0, seen, torch.full((5, 1), 0.5), torch.ones(5), torch.full((5,), shown))
+        before = {name: p.detach().clone() for name, p in made.learner.model.named_parameters()}
+        made.step()
+        after = dict(made.learner.model.named_parameters())
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert any(name.startswith("actor") for name in changed) == moved
+        assert any(name.startswith("value") for name in changed)
+
+
+def test_an_inserted_episode_is_one_added_step_by_step(generator):
+    state, action = torch.randn(5, 2, generator=generator), torch.randn(4, 1, generator=generator)
+    reward, shown = torch.arange(4.0), torch.tensor([True, False, True, True])
+    one, other = (Replay(7, 1, {STATE_KEY: (2,)}, 1) for _ in range(2))
+    for _ in range(3):  # the second and third overwrite what is oldest
+        one.insert(0, Observation.of(one.senses, {STATE_KEY: state}), action, reward, shown)
+        other.start(torch.tensor([True]), Observation.of(one.senses, {STATE_KEY: state[:1]}))
+        for t in range(4):
+            seen = Observation.of(one.senses, {STATE_KEY: state[t + 1 : t + 2]})
+            over = torch.tensor([False])
+            other.add(seen, action[t : t + 1], reward[t : t + 1], over, demonstrated=shown[t : t + 1])
+        assert one.steps == other.steps
+        for name, value in other.state_dict().items():
+            mine = one.state_dict()[name]
+            if name in ("action", "reward"):  # where no step is held, anything may stand
+                held = ~other.final[:, : value.shape[1]]
+                assert torch.equal(mine[held], value[held]), name
+            else:
+                assert torch.equal(mine, value), name
+
+
+def test_the_value_is_judged_by_how_often_it_ranks_rightly():
+    labels = np.array([True, False, True, False])
+    assert auc(np.array([3.0, 1, 4, 2]), labels) == 1 and auc(np.array([1.0, 3, 2, 4]), labels) == 0
+    assert auc(np.zeros(4), labels) == 0.5 and auc(np.array([1.0, 1, 2, 0]), labels) == 0.875
+    assert auc(np.zeros(2), np.array([True, True])) is None
+
+
+def nan(table):
+    values = [list(row) for row in table["observation.state"].to_pylist()]
+    values[5][2] = math.nan
+    return column(table, "observation.state", values)
+
+
+def names(kind, *joints):
+    return lambda info: info["features"][kind].update(names=list(joints))
+
+
+BAD = {
+    "another robot": (names("action", "a.pos", "b.pos"), "its action is of semagram_so101_sim, a.pos, b.pos; learned"),
+    "no joint targets": (
+        names("action", *("delta_x", "delta_y")),
+        "its action is .*delta_x, delta_y; learned from are",
+    ),
+    "no state": (lambda info: info["features"].pop(STATE_KEY), "its observation.state is .*nothing"),
+    "another rate": (lambda info: info.update(fps=15), "recorded at 15 Hz, not at 30"),
+    "a camera that is not there": (lambda info: info["features"].pop(FRONT, None), f"has no {FRONT}"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_recording_that_does_not_fit_is_refused_in_one_line(altered, case):
+    change, line = BAD[case]
+    senses = SENSES | ({FRONT: (64, 64, 3)} if "camera" in case else {})
+    with pytest.raises(UserError, match=line):
+        as_recordings(TASK, senses, [str(altered(change))], 1)
+
+
+def test_what_cannot_be_learned_from_is_refused_in_one_line(folder, altered, toys, tmp_path):
+    with pytest.raises(DatasetError, match=r"episode 0, frame 5: observation\.state is not finite"):
+        as_recordings(TASK, SENSES, [str(altered(rows=nan))], 1)
+    shutil.rmtree(tmp_path / "other")
+    slow = altered(lambda info: info.update(fps=15))
+    with pytest.raises(DatasetError, match=r"other: its fps is 15, that of .*touch is 30"):
+        tiny(toys, f"[{folder},{slow}]", tmp_path / "no", "steps=2")
+    shutil.rmtree(tmp_path / "other")
+    never = altered(rows=lambda table: column(table, "next.success", [False] * len(table)))
+    with pytest.raises(
+        DatasetError, match=r"no episode succeeds, so there is no value to learn; learning.value_coef=0"
+    ):
+        tiny(toys, never, tmp_path / "no", "steps=2")
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(UserError, match=r"data=: recorded of an SO-101; task=walker-walk"):
+        tiny(toys, folder, tmp_path / "no", "task=walker-walk")
+    with pytest.raises(UserError, match=r"no such folder, and no dataset of this name in"):
+        tiny(toys, "nowhere/here", tmp_path / "no")
+
+
+def test_frames_are_decoded_once_within_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "seen"
+    keys: dict = {"cameras": ["overhead"], "camera": {"width": 64, "height": 48}, "seconds": 0.3}
+    RecordSession(RecordConfig(dataset=str(path), episodes=1, **keys)).run()
+    (first,), took = episodes_of(path, {FRONT: (32, 32)}, 1)
+    (again,), no_time = episodes_of(path, {FRONT: (32, 32)}, 1)
+    assert took > 0 == no_time and first.frames[FRONT].shape == (len(first), 32, 32, 3)
+    np.testing.assert_array_equal(first.frames[FRONT], again.frames[FRONT])
+    assert first.frames[FRONT].std() > 5
+    room = 1.5 * first.frames[FRONT].nbytes / 1e9
+    episodes_of(path, {FRONT: (16, 16)}, room)
+    assert len([*(tmp_path / "cache").rglob("*.npy")]) == 2  # both fit
+    episodes_of(path, {FRONT: (24, 24)}, room)
+    assert [np.load(file).shape[1] for file in (tmp_path / "cache").rglob("*.npy")].count(32) == 0  # used longest ago
+    with pytest.raises(DatasetError, match=r"its frames take .* GB, cache_gb="):
+        episodes_of(path, {FRONT: (64, 64)}, 1e-6)
+    next(Path(path, "videos").rglob("*.mp4")).write_bytes(b"not a video")
+    with pytest.raises(DatasetError, match=r"a video does not decode at step 0|LeRobot cannot read it"):
+        episodes_of(path, {FRONT: (40, 40)}, 1)
