@@ -64,7 +64,7 @@ class Why:
 
     def run(self) -> dict:
         """Do it. Returns the last line."""
-        config, usual = self.config, self._usual()
+        config, usual = self.config, self.usual()
         moments, asked, env = played_again(self.evaluation, config.episode, config.step, config.around)
         labels, self.rate, self.units = env["labels"], env["render_fps"], env["quantities"]
         agent, token = self.evaluation.agent(True), self.loaded.spec.model.token
@@ -90,7 +90,7 @@ class Why:
         result = {"page": str(self.out), "graph": str(beside), "step": moments[asked].step}
         return result | {"nodes": len(graph["nodes"]), "seconds": round(seconds, 3), **measures}
 
-    def _usual(self) -> Usual:
+    def usual(self) -> Usual:
         """Return what is usual, by the checkpoint's replay. Raises FolderError without one."""
         path, spec, model = self.loaded.path, self.loaded.spec, self.loaded.agent.model
         check_folder(path, (REPLAY,))

@@ -1,0 +1,80 @@
+"""How far graphs of decisions can be trusted, and what a trace costs: python tests/bench/decisions.py <run> [plans].
+
+Plans are those of the evaluation's episode 0, one in every so many steps. The trace is timed in turns with none.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from configs.runs.explaining import Why
+from configs.runs.moments import followed, played_again
+from configs.schema import WhyConfig
+from policies.decisions.graph import Explainer
+from policies.decisions.trace import Trace, files
+
+LEFT_OUT, TURNS = 20, 400
+
+
+def graphs(run: str, count: int) -> list[dict]:
+    """Measure the graphs of `count` plans."""
+    why = Why(WhyConfig(run=run, episodes=1, out=f"{tempfile.gettempdir()}/none.html"))
+    usual = why.usual()
+    with torch.no_grad():
+        moments, _, env = played_again(why.evaluation, 0, 0, 10**6)
+    token = why.loaded.spec.model.token
+    agent = why.evaluation.agent(True)
+    explainer = Explainer(agent.model, token.discount(why.loaded.spec.discount), usual, env["labels"])
+    moments = [each for each in moments if not each.by_policy]
+    found = []
+    for moment in moments[:: max(1, len(moments) // count)][:count]:
+        really, began = followed(why.evaluation, 0, moment, explainer), time.perf_counter()
+        explained = explainer.explain(moment.seen, moment.reached, moment.tokens, really)
+        seconds = time.perf_counter() - began
+        top, drawn = (abs(each.measured) for each in explained.together)
+        more = {"nodes": int(explained.kept.sum()), "seconds": seconds, "top8": top, "random8": drawn}
+        found.append(explained.measures | more)
+    return found
+
+
+def traced(run: str) -> dict:
+    """Time decisions with a trace and without, in turns, on one observation."""
+    why = Why(WhyConfig(run=run, out=f"{tempfile.gettempdir()}/none.html"))
+    agent, took = why.evaluation.agent(True), ([], [])
+    seen = agent.model.blank(1)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Trace(Path(folder), {})
+        for turn in range(TURNS):
+            agent.trace = trace if turn % 2 else None
+            began = time.process_time()
+            for _ in range(5):
+                agent.decide(seen)
+            took[turn % 2].append(time.process_time() - began)
+        trace.close()
+        size = sum(path.stat().st_size for path in files(Path(folder)))
+    without, with_it = (sum(each[LEFT_OUT:]) / len(each[LEFT_OUT:]) / 5 * 1000 for each in took)
+    plans = TURNS // 2 * 5
+    return {"cpu_ms_without": without, "cpu_ms_with": with_it, "share": with_it / without - 1, "bytes": size / plans}
+
+
+def main() -> None:
+    """Print a line of means, medians and the least of each measure."""
+    run, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 50
+    found = graphs(run, count)
+    for name in found[0]:
+        values = [each[name] for each in found]
+        print(
+            f"{name:20} mean {statistics.mean(values):8.4f} median {statistics.median(values):8.4f} "
+            f"least {min(values):8.4f} most {max(values):8.4f}"
+        )
+    ratio = sum(each["top8"] for each in found) / sum(each["random8"] for each in found)
+    print(json.dumps({"run": run, "plans": len(found), "top8_over_random_of_means": round(ratio, 2)} | traced(run)))
+
+
+if __name__ == "__main__":
+    main()
