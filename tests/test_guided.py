@@ -29,6 +29,8 @@ from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes, Term, closeness
+from worldmodel.guidance_fit import Remembered, fit
+from worldmodel.layers import twohot_mean
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
@@ -105,6 +107,29 @@ def test_under_full_weight_plans_seek_what_the_guidance_says(acting, wish, toys)
             states.append(agent.model.step(states[-1], token)[0])
         found.append(wish.reward(torch.stack(states[1:])).mean())
     assert found[1] > found[0] + 0.05
+
+
+def test_a_fit_learns_a_policy_that_earns_more_and_a_value_that_nears_what_it_earns(acting, wish, monkeypatch):
+    monkeypatch.setattr("worldmodel.guidance_fit.AVERAGED", 50)
+    model, discount = acting().model, 0.8
+    model.outcome.bias.data[-1] = 10.0  # episodes go on
+    z = torch.rand(200, 16).unflatten(1, (-1, 4)).softmax(-1).flatten(1)
+    token = torch.rand(200, model.points) * 2 - 1
+    memory = Remembered(z, token, model.step(z, token)[0].detach(), torch.ones(200))
+    fitted = fit(model, wish, memory, discount, 250, torch.Generator().manual_seed(0))
+
+    def earned(actor):
+        here, total, kept = z, torch.zeros(200), 1.0
+        for _ in range(30):
+            here = model.step(here, model.distribution(actor(here)).mode)[0]
+            total, kept = total + kept * model.config.token.steps(discount) * wish.reward(here), kept * discount**2
+        return total
+
+    with torch.no_grad():
+        own, learned = earned(model.actor), earned(fitted.actor)
+        value = twohot_mean(fitted.value(z, model.distribution(fitted.actor(z)).mode)).mean(0)
+    assert (learned > own).float().mean() > 0.9 and learned.mean() > 1.02 * own.mean()
+    assert bool((value > 0.25 * learned).all() and (value < 1.1 * learned).all())  # it began at about 0
 
 
 def test_weights_out_of_range_are_refused(acting, wish):
