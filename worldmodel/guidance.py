@@ -9,7 +9,7 @@ Letters in shapes: Q quantities, T terms, D numbers in a latent, P in a token.
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,9 @@ LINEAR = 0.995
 """The r2 below which a probe reads features of the latent, too."""
 WIDE, RIDGE_WIDE, MOST = 1024, 1e-4, 20_000
 """How many features, the penalty of their probes, and the most moments that fit them."""
+ANYWHERE, RIDGE_NEAR = 0.05, 1e-5
+"""Of probes that read a guidance's quantities best where it is fulfilled: the weight of moments where it is not, beside
+1 where it is, and the penalty."""
 SHARP = 0.05
 """Share of a quantity's range within which a one-sided term rises to its full reward."""
 
@@ -95,6 +98,33 @@ class Probes:
             wide[poor] = torch.where(more[:, -1:] > found[poor, -1:], more, wide[poor])
             found = wide
         return cls(tuple(names), found[:, :-2].contiguous(), found[:, -2], found[:, -1], low, high)
+
+
+def nearby(
+    terms: Sequence["Term"],
+    probes: Probes,
+    latents: Float[Tensor, "N D"],
+    values: Float[Tensor, "N T"],
+    episode: Int[Tensor, " N"],
+    generator: torch.Generator,
+) -> Probes:
+    """Return probes of the terms' quantities fitted to moments drawn by how well the guidance is fulfilled there.
+
+    A search stays there, so errors elsewhere count less. `values`: the true ones. A probe that reads the held-out among
+    the drawn moments no better than before stays as it was.
+    """
+    weight = ANYWHERE + closeness(terms, values, probes.high - probes.low).nan_to_num(0.0)
+    rows = torch.multinomial(weight, min(len(weight), MOST), True, generator=generator)
+    z, y, test = latents[rows], values[rows], episode[rows] % HELD_OUT == 0
+    found = _ridge(lifted(z), y, test, RIDGE_NEAR)
+    before = torch.zeros(len(terms), latents.shape[1] + WIDE)
+    before[:, : probes.weight.shape[1]] = probes.weight
+    known = test[:, None] & y.isfinite()
+    error = torch.where(known, probes(z) - y, 0.0).square().sum(0)
+    spread = torch.where(known, y - y.nanmean(0), 0.0).square().sum(0).clamp(min=1e-12)
+    better = found[:, -1] > 1 - error / spread
+    weight = torch.where(better[:, None], found[:, :-2], before)
+    return replace(probes, weight=weight, bias=torch.where(better, found[:, -2], probes.bias))
 
 
 def lifted(z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:

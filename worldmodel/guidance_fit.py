@@ -1,9 +1,10 @@
 """Fit a value and a policy to a guidance on what an agent remembers, with the world model held.
 
-So a guided search sees beyond its horizon. Half of each batch begins where the agent was, with the token it executed;
-the other half begins where imagined plans led, with tokens such as a search tries, so that the value is corrected where
-a search would exploit it. All targets follow the newest policy in imagination (as Hafner et al. 2020, arXiv 1912.01603,
-section 3), with the guidance's reward.
+So a guided search sees beyond its horizon. Imagination begins where the agent was, half of the time where the guidance
+is best fulfilled, and where earlier imagination led. The first token is the executed one or one such as a search tries,
+so that the value is corrected where a search would exploit it; the following ones are the newest policy's. The value
+learns what the imagined tokens earned; the policy, once the value has settled, from the gradient of that through the
+model (as Hafner et al. 2020, arXiv 1912.01603, section 3).
 """
 
 import copy
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call
 
 from worldmodel.guidance import Fitted, Guidance
 from worldmodel.layers import SquashedGaussian, twohot_cross_entropy, twohot_mean
@@ -21,12 +21,17 @@ from worldmodel.learner import flatten, width
 from worldmodel.losses import soft_value
 from worldmodel.model import ValueHeads, WorldModel
 
-BATCH, HORIZON, TRIED_STD = 128, 5, 0.5
-"""Tokens a batch, tokens a target looks ahead, and the largest noise of a token that is tried."""
-LEARNING_RATE, TAU, ENTROPY, CLIP, AVERAGED = 1e-3, 0.05, 1e-4, 20.0, 300
-"""Of Adam; of the target net; of the policy's entropy; of the gradient's norm; updates that the result averages."""
-POOL = 4 * BATCH
-"""How many imagined latents new batches may begin at."""
+BATCH, HORIZON, TRIED_STD = 64, 10, 0.5
+"""Rollouts a batch, tokens of the policy in each, and the largest noise of a first token that is tried."""
+LEARNING_RATE, TAU, ENTROPY, CLIP, AVERAGED = 1e-3, 0.1, 1e-4, 20.0, 300
+"""Of Adam, fading to 0; of the target net; of the policy's entropy; of the gradient's
+norm; updates that the result averages."""
+SETTLING = 0.15
+"""Share of the updates in which only the value learns: what the agent's own policy earns."""
+PRIORITY = 0.6
+"""Half of the batches' moments are drawn with a probability of rank^-PRIORITY, ranked by the guidance's reward."""
+ANEW = 0.1
+"""Share of the rollouts which go on from earlier ones that begins at a remembered moment again."""
 TOLD = 25
 """Updates between two calls of `tick`."""
 
@@ -59,26 +64,33 @@ def fit(
     newest, target = (flatten(value), flatten(actor)), flatten(imagining.target)
     means = [each.clone() for each in newest]
     adam = torch.optim.Adam([*value.parameters(), *actor.parameters()], lr=LEARNING_RATE, foreach=True)
-    scale, pool = torch.ones((), device=target.device), memory.z
+    fading = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, updates)
+    going: Tensor | None = None  # where rollouts ended
+    scale, weight = torch.ones((), device=target.device), imagining.priority(memory)
     for update in range(updates):
-        z, w, returns, pool = imagining.batch(memory, pool)
-        loss_value = twohot_cross_entropy(value(z, w), returns).mean()
-        points, density = imagining.policy(z).sample(imagining.noise(len(z)))
-        frozen = {name: p.detach() for name, p in value.named_parameters()}
-        token = model.token(points, model.starts(w))
-        values = twohot_mean(functional_call(value, frozen, (z, token))).mean(0)
-        loss = loss_value + soft_value(density, values, scale, ENTROPY).mean()
+        z, w, continues, following = imagining.begin(memory, weight, going)
+        settled = update >= SETTLING * updates
+        with torch.set_grad_enabled(settled):
+            states, tokens, density, returns = imagining.ahead(following, model.ends(w), continues)
+        visited, did = torch.cat([z[None], states[1:-1:2].detach()]), torch.cat([w[None], tokens[1:-1:2].detach()])
+        logits = value(visited.flatten(0, 1), did.flatten(0, 1))
+        loss = twohot_cross_entropy(logits, returns[:-1:2].detach().flatten()).mean()
+        if settled:
+            loss = loss + soft_value(density.flatten(), returns[1:].flatten(), scale, ENTROPY).mean()
         if not bool(torch.isfinite(loss)):
             raise ArithmeticError(f"update {update} of the fit: the loss is not finite")
         adam.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*value.parameters(), *actor.parameters()], CLIP)
+        for part in (value, actor):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), CLIP)
         adam.step()
+        fading.step()
         with torch.no_grad():
             target.lerp_(newest[0], TAU)
             for mean, net in zip(means, newest, strict=True):
                 mean.lerp_(net, max(1 / (update + 1), 1 / AVERAGED))
-            scale.lerp_(width(values.detach()).clamp(min=1.0), 0.01)
+            scale.lerp_(width(returns.detach().flatten()).clamp(min=1.0), max(1 / (update + 1), 0.05))
+            going = states[-1, : BATCH // 2].detach()
         if (update + 1) % TOLD == 0 or update + 1 == updates:
             tick(update + 1)
     for mean, net in zip(means, newest, strict=True):
@@ -88,7 +100,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Imagining:
-    """Imagines batches with the held model, under the policy that is being learned; `target`: the target value."""
+    """Imagines with the held model, under the policy that is being learned; `target`: the target value."""
 
     model: WorldModel
     guidance: Guidance
@@ -104,37 +116,61 @@ class _Imagining:
         return torch.randn(count, self.model.points, generator=self.generator).to(self.model.device)
 
     @torch.no_grad()
-    def batch(self, memory: Remembered, pool: Float[Tensor, "M D"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return latents (B, D), tokens (B, P), their returns (B,), and the next pool (M, D) of imagined latents."""
+    def priority(self, memory: Remembered) -> Float[Tensor, " N"]:
+        """Return how likely each moment is to be drawn by the guidance's reward, times a constant."""
+        order, weight = self.guidance.reward(memory.following).argsort(descending=True), torch.empty(len(memory.z))
+        weight[order.cpu()] = torch.arange(1.0, len(order) + 1) ** -PRIORITY
+        return weight
+
+    @torch.no_grad()
+    def begin(
+        self, memory: Remembered, weight: Float[Tensor, " N"], going: Float[Tensor, "M D"] | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return latents (B, D), first tokens (B, P), whether it goes on after them (B,), and what follows (B, D).
+
+        The first half goes on where earlier rollouts ended, with tokens that are tried; the others were executed.
+        """
         model, half = self.model, BATCH // 2
-        rows = torch.randint(len(memory.z), (BATCH,), generator=self.generator)
-        again = torch.randint(len(pool), (half // 2,), generator=self.generator)
+        drawn = torch.multinomial(weight, half, True, generator=self.generator)
+        rows = torch.cat([drawn, torch.randint(len(memory.z), (half,), generator=self.generator)])
+        rows = rows[torch.randperm(BATCH, generator=self.generator)]
         z, w = memory.z[rows], memory.token[rows]
-        z[: half // 2] = pool[again]
+        if going is not None:
+            anew = torch.rand(half, 1, generator=self.generator).to(z.device) < ANEW
+            z[:half] = torch.where(anew, z[:half], going)
         size = TRIED_STD * torch.rand(half, 1, generator=self.generator).to(z.device)
         tried = (self.policy(z[:half]).mode + size * self.noise(half)).clamp(-1, 1)
         w[:half] = model.token(tried, model.starts(w[:half]))
         imagined, continues = self._step(z[:half], w[:half])
-        state = torch.cat([imagined, memory.following[rows[half:]]])
-        kept = self.over * torch.cat([continues, memory.continues[rows[half:]]])
-        total, end, visited = self.reward(state), model.ends(w), [state]
-        for _ in range(HORIZON - 1):
-            token = model.token(self.policy(state).sample(self.noise(BATCH))[0], end)
-            state, continues = self._step(state, token)
-            end = model.ends(token)
-            total, kept = total + kept * self.reward(state), kept * self.over * continues
-            visited.append(state)
-        token = model.token(self.policy(state).sample(self.noise(BATCH))[0], end)
-        total = total + kept * twohot_mean(self.target(state, token)).amin(0)
-        order = torch.randperm(len(visited) * BATCH, generator=self.generator)[:POOL]
-        return z, w, total, torch.cat(visited)[order]
+        continues = torch.cat([continues, memory.continues[rows[half:]]])
+        return z, w, continues, torch.cat([imagined, memory.following[rows[half:]]])
 
-    def reward(self, z: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-        """Return the guidance's reward of a token that ends in these latents."""
-        return self.model.config.token.steps(self.discount) * self.guidance.reward(z)
+    def ahead(
+        self, z: Float[Tensor, "B D"], end: Float[Tensor, "B A"], continues: Float[Tensor, " B"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Imagine H tokens of the policy: return latents (H, B, D) from z on, tokens (H, B, P), log-densities (H, B).
+
+        And returns (H + 1, B): of the tokens that led to each latent, and of the last token by the target value.
+        """
+        states, tokens, densities, kept = [z], [], [], [continues]
+        for t in range(HORIZON):
+            points, density = self.policy(states[-1]).sample(self.noise(BATCH))
+            tokens.append(self.model.token(points, end))
+            densities.append(density)
+            if t + 1 < HORIZON:
+                following, continues = self._step(states[-1], tokens[-1])
+                end = self.model.ends(tokens[-1])
+                states.append(following)
+                kept.append(continues)
+        visited, gone = torch.stack(states), self.discount_of_token * torch.stack(kept).detach()
+        reward = self.model.config.token.steps(self.discount) * self.guidance.reward(visited)
+        returns = [twohot_mean(self.target(states[-1], tokens[-1])).amin(0)]
+        for t in reversed(range(HORIZON)):
+            returns.append(reward[t] + gone[t] * returns[-1])
+        return visited, torch.stack(tokens), torch.stack(densities), torch.stack(returns[::-1])
 
     @property
-    def over(self) -> float:
+    def discount_of_token(self) -> float:
         """The discount over one token."""
         return self.model.config.token.discount(self.discount)
 

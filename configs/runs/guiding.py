@@ -42,7 +42,7 @@ from policies.storage.checkpoint import (
 )
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Guidance, Head, Probes
+from worldmodel.guidance import Guidance, Head, Probes, nearby
 from worldmodel.guidance_fit import fit
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
@@ -155,10 +155,14 @@ def _share(terms: Sequence[Term], known: Known) -> float:
 
 def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
     """Return the guidance with a value and a policy for it."""
-    generator = torch.Generator().manual_seed(config.seed)
+    generator, memory = torch.Generator().manual_seed(config.seed), known.memory
+    if guidance.terms:
+        values = memory.quantities[:, [memory.names.index(term.quantity) for term in guidance.terms]]
+        told = guidance.terms, guidance.probes, memory.remembered.z, values, memory.episode
+        guidance = replace(guidance, probes=nearby(*told, generator))
     with progress_bar(config.updates, desc="fit") as bar:
         learned = fit(
-            *(known.model, guidance, known.memory.remembered, known.spec.discount, config.updates, generator),
+            *(known.model, guidance, memory.remembered, known.spec.discount, config.updates, generator),
             tick=lambda update: bar.update(update - bar.n),
         )
     return replace(guidance, fitted=learned)
