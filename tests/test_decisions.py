@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from configs.arm.running import RunSession
 from configs.runs.evaluation import Evaluation
 from configs.runs.explaining import why
 from configs.schema import EvaluateConfig, WhyConfig
@@ -22,6 +23,7 @@ from policies.decisions.schema import as_json
 from policies.decisions.trace import Trace
 from policies.settings import GuidanceKeys
 from policies.storage.folders import FolderError
+from robot.settings import RunConfig
 from worldmodel.attribution import Inputs, effects, follow, groups, influence, prune, scores
 from worldmodel.attribution import Usual as Average
 from worldmodel.errors import UserError
@@ -374,3 +376,15 @@ def test_a_browser_opens_the_page_without_a_request_and_it_can_be_worked(browser
     view.keyboard.press("t")
     assert view.screenshot() != light
     assert wrong == [] and asked == [out.as_uri()]
+
+
+def test_a_run_on_an_arm_keeps_a_trace_by_episode_and_frame(arm_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = {"episodes": 2, "seconds": 0.5, "viewer": "none", "planner": True, "trace": True}
+    told = RunSession.begin(RunConfig(checkpoint=str(arm_checkpoint), **keys)).run()
+    rows, about = trace.read(Path(told["trace"]))
+    assert about["task"] == "so101-touch" and told["episodes"] == 2
+    assert {row["episode_index"] for row in rows} == {0, 1} and len(rows) >= told["plans"]
+    for episode in (0, 1):
+        frames = [row["frame_index"] for row in rows if row["episode_index"] == episode]
+        assert frames == sorted(frames) and frames[0] >= 1
