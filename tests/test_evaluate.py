@@ -289,7 +289,7 @@ def test_an_episode_succeeds_at_any_step_of_its_own_where_the_task_says(toys):
     np.testing.assert_array_equal(played.lengths, [4, 2, 4, 3])
     np.testing.assert_array_equal(played.successes, [True, False, True, False])
     half, whole = played, Rollout(np.zeros(2), np.zeros(2, int), np.array([True, True]))
-    assert success_rates(half, whole) == ", success 50%, policy alone 100%"
+    assert success_rates(half, whole) == ", success 50% (25% at the end), policy alone 100%"
     unknown = rollout(toys.slides(3, 3), Still(), 0, 10)
     assert unknown.successes is unknown.success_rate is None and success_rates(unknown, unknown) == ""
 
