@@ -91,8 +91,9 @@ class TrainConfig(LoopConfig, MachineConfig):
         for name in ("demonstrations", "expert_takeover_prob"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
-        if self.task.state == JOINTS and not seen.cameras:
-            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
+        if self.task.state == JOINTS and not seen.cameras and self.task.reward == "own" and not self.task.guidance:
+            rest = "senses=[state,images.<camera>] does; without a camera only task.reward=none"
+            raise UserError(f"task.state={JOINTS}: nothing shows where things are; {rest}")
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(seen.cameras))

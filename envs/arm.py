@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from sim.so101.joints import Targets
+from sim.so101.joints import JOINTS, Targets, Units
 from sim.so101.tasks import FULL
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LAG = "target_lag"
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """State components an arm knows by itself: encoder readings, and the hand pose they imply."""
+
+POSITIONS = tuple(f"{joint}.pos" for joint in JOINTS)
+"""The joints' positions as LeRobot's robots name them."""
 
 
 class Diverged(ArithmeticError):
@@ -49,8 +52,9 @@ class JointTargets(gymnasium.Wrapper):
 
         super().__init__(env)
         self.arm, self.task, self.targets = env, task, targets
+        self._units = Units(targets.low, targets.high)
         self.target = np.zeros(6)  # rad
-        self._success = False
+        self.success = False
         self._asked = False
         self._expert: Expert | None = None
         self._parts = known(components(env), state)
@@ -77,8 +81,8 @@ class JointTargets(gymnasium.Wrapper):
         return self.observe(observation), float(reward), terminated, truncated, self._info(info)
 
     def _info(self, info: dict) -> dict:
-        self._success = bool(info["success"])
-        success = {"is_success": self._success}
+        self.success = bool(info["success"])
+        success = {"is_success": self.success}
         if not self._asked:
             return success
         from sim.so101.experts import Unreachable
@@ -99,8 +103,12 @@ class JointTargets(gymnasium.Wrapper):
             return None
 
     def quantities(self) -> dict[str, float]:
-        """Return the named quantities that are not in MuJoCo's model: whether the task is solved."""
-        return {"success": float(self._success)}
+        """Return the named quantities that are not in MuJoCo's model: whether the task is solved; joints as LeRobot's.
+
+        A joint's `<joint>.pos` is in LeRobot's units, degrees and 0 to 100 for the gripper (`sim.so101.joints.Units`).
+        """
+        joints = self._units.from_rad(self.arm.data.qpos[: len(JOINTS)]).tolist()
+        return {"success": float(self.success)} | dict(zip(POSITIONS, joints, strict=True))
 
     def observe(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         """Name the components of so101-nexus's observation (S,). Raises Diverged."""

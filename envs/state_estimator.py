@@ -15,6 +15,7 @@ from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
 from envs.task_env import by_key
+from policies.settings import QUANTITIES
 from sim.so101.joints import Targets
 from worldmodel.senses import STATE_KEY
 
@@ -121,7 +122,18 @@ class StateEstimator:
         """Whether the task's own criterion judges it a success, with the arm where it was last read."""
         self._place()
         mujoco.mj_forward(self._inner.model, self._inner.data)
-        return bool(self._inner._observe()[1]["success"])
+        self._arm.success = bool(self._inner._observe()[1]["success"])
+        return self._arm.success
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the task's quantities."""
+        return [*self._env.metadata[QUANTITIES]]
+
+    def quantities(self) -> np.ndarray:
+        """Return the task's named quantities (Q,) float32 (`envs.quantities`), with the arm where it was last read."""
+        self.success()
+        return self._env.get_wrapper_attr("named").read(None)
 
     def close(self) -> None:
         """Close the environment."""

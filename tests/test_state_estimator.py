@@ -6,8 +6,8 @@ import pytest
 from envs.make import make
 from envs.settings import TaskConfig
 from envs.state_estimator import CORRECTION, StateEstimator
-from robot.safety.limits import TICK_RAD, Units
 from sim.so101 import scene as so101
+from sim.so101.joints import TICK_RAD, Units
 from worldmodel.senses import STATE_KEY
 
 TASK = TaskConfig("so101-touch")

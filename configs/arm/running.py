@@ -23,11 +23,11 @@ from robot.arms import configured, connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
 from robot.drivers import PlanFollower
 from robot.loop import Loop, Smoothness
-from robot.safety.limits import Units
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
 from robot.ticks import Ticks, hurried, no_collection
 from robot.views import NoView, RerunView, TerminalView
+from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
 from worldmodel.strict import ConfigError
@@ -98,7 +98,12 @@ class RunSession:
     def _check_places(self) -> None:
         """Raise ConfigError if nothing gives or shows where the task's objects are, or `target` is outside training."""
         config, name = self.config, self.task.name
-        if not self.needs_places and not self.senses.cameras:
+        told = config.guidance.given or config.remote or self.task.guidance
+        if self.task.reward == "none" and not told:
+            raise ConfigError(
+                f"checkpoint={config.checkpoint}: trained without reward; guidance= says what it is to do"
+            )
+        if not self.needs_places and not self.senses.cameras and not told:
             raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: no sense of it")
         if config.simulated or not self.needs_places:
             return
