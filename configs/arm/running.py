@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
@@ -16,6 +17,8 @@ from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL, StateEstimator, scene_bodies
+from policies.guidance.chosen import wishes_of
+from policies.guidance.judge import Judge
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
@@ -40,6 +43,24 @@ ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 def run(config: RunConfig, _folder: Path) -> dict:
     """Run as `RunSession` does; nothing is left in a folder."""
     return RunSession.begin(config).run()
+
+
+class Fulfilment:
+    """Judges, step by step, whether an arm fulfils what it was told. `episodes`: of each, its quantities so far."""
+
+    def __init__(self, judge: Judge, estimator: StateEstimator):
+        self.judge, self._estimator = judge, estimator
+        self.episodes: list[list[np.ndarray]] = []
+
+    def __call__(self) -> bool:
+        """Return whether all terms hold where the arm was last read."""
+        self.episodes[-1].append(self._estimator.quantities())
+        return bool(self.judge.holds(torch.from_numpy(self.episodes[-1][-1])).all())
+
+    def summary(self) -> dict:
+        """Return the share of the last tenth of each episode at which all terms held, in the mean."""
+        lived = [np.stack(each) for each in self.episodes if each]
+        return {"guidance_satisfied": round(self.judge.satisfied(lived)[0], 4) if lived else None}
 
 
 @dataclass
@@ -151,6 +172,8 @@ class RunSession:
                     inner.cameras |= {name: SteadyCamera(name, each, show.say) for name, each in inner.cameras.items()}
                     stack.enter_context(in_a_line())
                 connecting.result()
+            wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
+            told = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
             robot = gated(inner, config.preset)
             cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, show.say)
             bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
@@ -162,11 +185,12 @@ class RunSession:
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
-            end = self._drive(loop, follower, estimator, results)
+            end = self._drive(loop, follower, estimator, results, told)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
             "episodes": len(results),
+            **(told.summary() if told else {}),
             "control_hz": loop.ticks.mean_hz,
             **follower.plans.summary(),
             **loop.ticks.summary(),
@@ -181,13 +205,21 @@ class RunSession:
             "scheduling": scheduling,
         }
 
-    def _drive(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, results: list[bool | None]) -> str:
+    def _drive(
+        self,
+        loop: Loop,
+        follower: PlanFollower,
+        estimator: StateEstimator,
+        results: list[bool | None],
+        told: Fulfilment | None,
+    ) -> str:
         """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
 
-        Returns "done", "fault" or the name of a signal.
+        An episode is done once all that the arm was `told` holds, else by the task's own criterion. Returns "done",
+        "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        judge = estimator.success if judged else None
+        judge = told or (estimator.success if judged else None)
         steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
@@ -196,6 +228,8 @@ class RunSession:
                 for episode in range(self.config.episodes):
                     if not self.prepare(loop, follower, estimator, episode):
                         return "fault"
+                    if told:
+                        told.episodes.append([])
                     results.append(loop.episode(follower, steps, judge))
                     outcome = {True: "done", False: "not done", None: "over"}[results[-1]]
                     loop.say(f"episode {episode + 1}: {outcome}")
