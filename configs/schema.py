@@ -94,6 +94,8 @@ class TrainConfig(LoopConfig, MachineConfig):
         if self.task.state == JOINTS and not seen.cameras and self.task.reward == "own" and not self.task.guidance:
             rest = "senses=[state,images.<camera>] does; without a camera only task.reward=none"
             raise UserError(f"task.state={JOINTS}: nothing shows where things are; {rest}")
+        if "readable" in self.learning.losses and not seen.state:
+            raise UserError("learning.losses.readable: only with state among the senses")
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
         kept = self.replay.room(bool(seen.cameras))
