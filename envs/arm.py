@@ -10,7 +10,7 @@ from gymnasium import spaces
 from envs import suite
 from policies.settings import EXPERT
 from sim.so101.joints import JOINTS, Targets, Units
-from sim.so101.tasks import FULL
+from sim.so101.tasks import ANYWHERE, FULL, REST
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from sim.variation import Variation
 
 LAG = "target_lag"
+STREAM = 102  # random stream for starts
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """State components an arm knows by itself: encoder readings, and the hand pose they imply."""
 
 POSITIONS = tuple(f"{joint}.pos" for joint in JOINTS)
 """The joints' positions as LeRobot's robots name them."""
+SHARE, KEPT_RAD = 0.7, 0.05
+"""How many episodes begin anywhere, and how far from the ends of the joints' ranges."""
 
 
 class Diverged(ArithmeticError):
@@ -43,16 +46,16 @@ class JointTargets(gymnasium.Wrapper):
         Diverged: from `reset` or `step`, if the physics diverged.
     """
 
-    def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL):
+    def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL, start: str = REST):
         """Wrap `env`, an environment of `task`.
 
-        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`.
+        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`, `start` of STARTS.
         """
         from sim.so101.scene import components
 
         super().__init__(env)
         self.arm, self.task, self.targets = env, task, targets
-        self._units = Units(targets.low, targets.high)
+        self._units, self._start, self._rng = Units(targets.low, targets.high), start, np.random.default_rng()
         self.target = np.zeros(6)  # rad
         self.success = False
         self._asked = False
@@ -69,6 +72,10 @@ class JointTargets(gymnasium.Wrapper):
         """Begin an episode; the target starts at the arm's commanded position. The seed also seeds the expert."""
         own = dict(options or {})
         self._asked = bool(own.pop(EXPERT, False))
+        if self._start == ANYWHERE:
+            self._rng = self._rng if seed is None else np.random.default_rng([seed, STREAM])
+            if self._rng.random() < SHARE:
+                own["init_qpos"] = self._rng.uniform(self.targets.low + KEPT_RAD, self.targets.high - KEPT_RAD)
         observation, info = self.env.reset(seed=seed, options=own or None)
         self.target = self.arm.commanded
         self._expert = self._begun(seed) if self._asked else None
@@ -138,7 +145,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
         env = so101.build(task.name, task.arm.control_hz, task.arm.end_on_success, variation)
     low, high = so101.limits(env)
     targets = Targets.at(task.arm.control_hz, low, high, task.arm.control)
-    return JointTargets(env, task.name, targets, task.arm.state)
+    return JointTargets(env, task.name, targets, task.arm.state, task.arm.start)
 
 
 def limit(task: "TaskConfig") -> int:

@@ -4,6 +4,7 @@ The estimator holds an instance of the task's environment that is never acted in
 object to where the real one is, and its state is read out, for now or for some control steps ahead.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium
@@ -17,6 +18,7 @@ from envs.settings import TaskConfig
 from envs.task_env import by_key
 from policies.settings import QUANTITIES
 from sim.so101.joints import Targets
+from sim.so101.tasks import REST
 from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
@@ -45,7 +47,7 @@ class StateEstimator:
     """
 
     def __init__(self, task: TaskConfig, observed: bool = True):
-        env = self._env = make(task)
+        env = self._env = make(replace(task, start=REST))
         while not isinstance(env, JointTargets):
             assert isinstance(env, gymnasium.Wrapper)
             env = env.env
