@@ -97,8 +97,6 @@ class TrainConfig(LoopConfig, MachineConfig):
         for name in ("demonstrations", "expert_takeover_prob"):
             if getattr(self, name) and self.task.name not in SCRIPTED:
                 raise UserError(f"{name}={getattr(self, name)}: only {', '.join(SCRIPTED)} have a script")
-        if self.task.state == JOINTS and not seen.cameras:
-            raise UserError(f"task.state={JOINTS}: nothing shows where things are; senses=[state,images.<camera>] does")
         if self.model.token.joined and self.task.control == ABSOLUTE:
             raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
         if not self.envs and not self.data:
@@ -111,6 +109,15 @@ class TrainConfig(LoopConfig, MachineConfig):
             name = "capacity" if kept == self.replay.capacity else "frames"
             least = f"at least {(window + 1) * rings}, {window + 1} for each of envs={self.envs}"
             raise UserError(f"replay.{name}={kept}: {least}, a window of {window} steps and one more")
+        self._check_senses(seen)
+
+    def _check_senses(self, seen: Senses) -> None:
+        """Raise UserError if what is to be learned cannot be seen."""
+        if self.task.state == JOINTS and not seen.cameras and self.task.reward == "own" and not self.task.guidance:
+            rest = "senses=[state,images.<camera>] does; without a camera only task.reward=none"
+            raise UserError(f"task.state={JOINTS}: nothing shows where things are; {rest}")
+        if "readable" in self.learning.losses and not seen.state:
+            raise UserError("learning.losses.readable: only with state among the senses")
         if self.task.instruction and not seen.language:
             raise UserError(f"task.instruction={self.task.instruction}: only perceived with senses=[...,language]")
         if self.task.name == "multi" and not seen.language:

@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from sim.so101.joints import Targets
-from sim.so101.tasks import FULL
+from sim.so101.joints import JOINTS, Targets, Units
+from sim.so101.tasks import ANYWHERE, FULL, REST
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from sim.variation import Variation
 
 LAG = "target_lag"
+STREAM = 102  # random stream for starts
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """State components an arm knows by itself: encoder readings, and the hand pose they imply."""
+
+POSITIONS = tuple(f"{joint}.pos" for joint in JOINTS)
+"""The joints' positions as LeRobot's robots name them."""
+SHARE, KEPT_RAD = 0.7, 0.05
+"""How many episodes begin anywhere, and how far from the ends of the joints' ranges."""
 
 
 class Diverged(ArithmeticError):
@@ -40,17 +46,18 @@ class JointTargets(gymnasium.Wrapper):
         Diverged: from `reset` or `step`, if the physics diverged.
     """
 
-    def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL):
+    def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL, start: str = REST):
         """Wrap `env`, an environment of `task`.
 
-        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`.
+        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`, `start` of STARTS.
         """
         from sim.so101.scene import components
 
         super().__init__(env)
         self.arm, self.task, self.targets = env, task, targets
+        self._units, self._start, self._rng = Units(targets.low, targets.high), start, np.random.default_rng()
         self.target = np.zeros(6)  # rad
-        self._success = False
+        self.success = False
         self._asked = False
         self._expert: Expert | None = None
         self._parts = known(components(env), state)
@@ -65,6 +72,10 @@ class JointTargets(gymnasium.Wrapper):
         """Begin an episode; the target starts at the arm's commanded position. The seed also seeds the expert."""
         own = dict(options or {})
         self._asked = bool(own.pop(EXPERT, False))
+        if self._start == ANYWHERE:
+            self._rng = self._rng if seed is None else np.random.default_rng([seed, STREAM])
+            if self._rng.random() < SHARE:
+                own["init_qpos"] = self._rng.uniform(self.targets.low + KEPT_RAD, self.targets.high - KEPT_RAD)
         observation, info = self.env.reset(seed=seed, options=own or None)
         self.target = self.arm.commanded
         self._expert = self._begun(seed) if self._asked else None
@@ -77,8 +88,8 @@ class JointTargets(gymnasium.Wrapper):
         return self.observe(observation), float(reward), terminated, truncated, self._info(info)
 
     def _info(self, info: dict) -> dict:
-        self._success = bool(info["success"])
-        success = {"is_success": self._success}
+        self.success = bool(info["success"])
+        success = {"is_success": self.success}
         if not self._asked:
             return success
         from sim.so101.experts import Unreachable
@@ -99,8 +110,12 @@ class JointTargets(gymnasium.Wrapper):
             return None
 
     def quantities(self) -> dict[str, float]:
-        """Return the named quantities that are not in MuJoCo's model: whether the task is solved."""
-        return {"success": float(self._success)}
+        """Return the named quantities that are not in MuJoCo's model: whether the task is solved; joints as LeRobot's.
+
+        A joint's `<joint>.pos` is in LeRobot's units, degrees and 0 to 100 for the gripper (`sim.so101.joints.Units`).
+        """
+        joints = self._units.from_rad(self.arm.data.qpos[: len(JOINTS)]).tolist()
+        return {"success": float(self.success)} | dict(zip(POSITIONS, joints, strict=True))
 
     def observe(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         """Name the components of so101-nexus's observation (S,). Raises Diverged."""
@@ -142,7 +157,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
         env = so101.build(task.name, task.arm.control_hz, task.arm.end_on_success, variation)
     low, high = so101.limits(env)
     targets = Targets.at(task.arm.control_hz, low, high, task.arm.control)
-    return JointTargets(env, task.name, targets, task.arm.state)
+    return JointTargets(env, task.name, targets, task.arm.state, task.arm.start)
 
 
 def limit(task: "TaskConfig") -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from envs import suite
 from envs.instructions import INSTRUCTIONS, check
 from policies.settings import Wish
-from sim.so101.tasks import CONTROLS, DELTA, FULL, STATES
+from sim.so101.tasks import CONTROLS, DELTA, FULL, REST, STARTS, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
 from worldmodel.errors import UserError
@@ -24,7 +24,7 @@ KINDS = {
     WEAK: "all motors have a third of their force",
     LOAD: "each body is half as heavy again",
 }
-ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL}
+ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ArmSettings:
     control: str
     end_on_success: bool
     state: str
+    start: str
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,17 @@ class TaskConfig:
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
-    limit. Four keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
+    limit. Five keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
     they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
-    closeness is rewarded, that teaches the agent to stop just short of it); and `state`: `full`, or `joints` for an
-    arm that has cameras but no source of object positions. `exclude`: components of the environment's observation,
-    such as `to_target`, that are left out of the state. `cos_sin`: components that are angles in radians, each of which
-    becomes its cosine and, behind all else, its sine, as one that turns without limit is hard to learn from. `reward`:
-    `own`; `success`, which is 1 at each environment step after which the task is done, else 0; or `none`, which is 0 at
-    every step; what the model does not know yet is then explored (`policies.training.trainer`). `guidance`: wishes
-    whose fulfilment is the reward, by their weights; the rest of the weight is the environment's own reward.
+    closeness is rewarded, that teaches the agent to stop just short of it); `state`: `full`, or `joints` for an
+    arm that has cameras but no source of object positions; and `start`: `rest`, or `anywhere`, which begins most
+    episodes at joint angles drawn evenly from their ranges, in simulation only. `exclude`: components of the
+    environment's observation, such as `to_target`, that are left out of the state. `cos_sin`: components that are
+    angles in radians, each of which becomes its cosine and, behind all else, its sine, as one that turns without limit
+    is hard to learn from. `reward`: `own`; `success`, which is 1 at each environment step after which the task is done,
+    else 0; or `none`, which is 0 at every step; what the model does not know yet is then explored
+    (`policies.training.trainer`). `guidance`: wishes whose fulfilment is the reward, by their weights; the rest of the
+    weight is the environment's own reward.
     """
 
     name: str
@@ -67,6 +70,7 @@ class TaskConfig:
     control: str | None = None
     end_on_success: bool | None = None
     state: str | None = None
+    start: str | None = None
     names: tuple[str, ...] = ()
     instruction: str = ""
     wrappers: tuple[str, ...] = ()
@@ -114,8 +118,9 @@ class TaskConfig:
             raise UserError(f"task.control=tied: now {DELTA}")
         if self.control not in CONTROLS:
             raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
-        if self.state not in STATES:
-            raise UserError(f"task.state={self.state}: one of {', '.join(STATES)}")
+        for name, choices in (("state", STATES), ("start", STARTS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"task.{name}={getattr(self, name)}: one of {', '.join(choices)}")
 
     def _check_kind(self) -> None:
         """Raise ValueError for an unknown name, or for a key that belongs to another kind of task."""
@@ -156,10 +161,10 @@ class TaskConfig:
     @property
     def arm(self) -> ArmSettings:
         """The settings of the arm's tasks. Raises ValueError for another task."""
-        rate, control, ends, state = self.control_hz, self.control, self.end_on_success, self.state
-        if rate is None or control is None or ends is None or state is None:
+        rate, control, ends, state, start = (getattr(self, name) for name in ARM_DEFAULTS)
+        if rate is None or control is None or ends is None or state is None or start is None:
             raise UserError(f"{self.label}: not a task of the SO-101")
-        return ArmSettings(rate, control, ends, state)
+        return ArmSettings(rate, control, ends, state, start)
 
     @property
     def parts(self) -> "tuple[TaskConfig, ...]":

@@ -4,6 +4,7 @@ The estimator holds an instance of the task's environment that is never acted in
 object to where the real one is, and its state is read out, for now or for some control steps ahead.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium
@@ -15,7 +16,9 @@ from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
 from envs.task_env import by_key
+from policies.settings import QUANTITIES
 from sim.so101.joints import Targets
+from sim.so101.tasks import REST
 from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
@@ -44,7 +47,7 @@ class StateEstimator:
     """
 
     def __init__(self, task: TaskConfig, observed: bool = True):
-        env = self._env = make(task)
+        env = self._env = make(replace(task, start=REST))
         while not isinstance(env, JointTargets):
             assert isinstance(env, gymnasium.Wrapper)
             env = env.env
@@ -121,7 +124,18 @@ class StateEstimator:
         """Whether the task's own criterion judges it a success, with the arm where it was last read."""
         self._place()
         mujoco.mj_forward(self._inner.model, self._inner.data)
-        return bool(self._inner._observe()[1]["success"])
+        self._arm.success = bool(self._inner._observe()[1]["success"])
+        return self._arm.success
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the task's quantities."""
+        return [*self._env.metadata[QUANTITIES]]
+
+    def quantities(self) -> np.ndarray:
+        """Return the task's named quantities (Q,) float32 (`envs.quantities`), with the arm where it was last read."""
+        self.success()
+        return self._env.get_wrapper_attr("named").read(None)
 
     def close(self) -> None:
         """Close the environment."""

@@ -91,13 +91,13 @@ class TaskEnv(gymnasium.Wrapper):
             parts |= self._cameras.spaces
             unperceived = self._cameras.unperceived
         self.metadata |= {"unperceived": unperceived, "labels": tuple(self._labels)}
-        self._quantities = Quantities(env, self._labels, self.state)
-        self.metadata[QUANTITIES] = self._quantities.units
+        self.named = Quantities(env, self._labels, self.state)
+        self.metadata[QUANTITIES] = self.named.units
         self._judge = None
         if task.guidance:
             from policies.guidance.judge import Judge
 
-            self._judge = Judge(task.guidance, [*self._quantities.units])
+            self._judge = Judge(task.guidance, [*self.named.units])
         if senses.language:
             self._own_instruction = self._given = task.words
             parts[LANGUAGE_KEY] = spaces.Text(LONGEST, charset=CHARACTERS)
@@ -111,7 +111,7 @@ class TaskEnv(gymnasium.Wrapper):
             self._given = check(given, LANGUAGE_KEY)
         with faults(self._where()):
             raw, info = self.env.reset(seed=seed, options=options)
-            return self._observe(raw, None, 0.0), info | {QUANTITIES: self._quantities.read(raw)}
+            return self._observe(raw, None, 0.0), info | {QUANTITIES: self.named.read(raw)}
 
     def step(self, action: np.ndarray):
         """Advance one control step, repeating the action and summing the rewards. Raises ValueError if not finite."""
@@ -127,7 +127,7 @@ class TaskEnv(gymnasium.Wrapper):
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
-            told = self._quantities.read(raw)
+            told = self.named.read(raw)
             if self._judge is not None:
                 total = self._judge.own * total + held * self._judge.now(told)
             if SUCCESS not in info and "success" in info:

@@ -15,12 +15,11 @@ from policies.planner_link.client import PlannerClient
 from policies.planner_link.messages import Answer
 from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
-from robot.safety.limits import Units
 from robot.safety.stops import FaultKind
 from robot.so101 import SO101Sim
 from robot.ticks import percentiles
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.joints import Targets
+from sim.so101.joints import Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
 HOLD_S = 0.3

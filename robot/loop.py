@@ -12,9 +12,9 @@ import numpy as np
 
 from robot.safety.gate import Margins
 from robot.safety.gated import GatedRobot
-from robot.safety.limits import Units
 from robot.safety.stops import Fault, FaultKind, NotReleasable
 from robot.ticks import Ticks
+from sim.so101.joints import Units
 
 FIRST_S = 5.0
 """An episode's time starts once its driver has started, or after this long if it has not."""

@@ -23,12 +23,11 @@ from policies.storage.folders import claimed
 from robot.config_so101 import SemagramSO101Config, SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot, noted
-from robot.safety.limits import Units
 from robot.safety.stops import FaultKind, RobotFault
 from robot.ticks import Clock
 from sim.renderer import Canvas
 from sim.so101 import scene as so101
-from sim.so101.joints import JOINTS
+from sim.so101.joints import JOINTS, Units
 from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from envs.make import episode_limit, make
 from envs.settings import TaskConfig
+from envs.state_estimator import StateEstimator
 from sim.so101.joints import SPEEDS, Targets
 from sim.so101.tasks import ABSOLUTE, CONTROLS, TASKS
 from worldmodel.senses import STATE_KEY
@@ -102,6 +103,21 @@ def test_success_ends_an_episode_only_where_it_should(wander):
     when = [success for *_, success in steps].index(True)
     assert not any(terminated for terminated, *_ in steps) and steps[-1][1]
     assert [terminated for terminated, *_ in ends(stops, wander[: when + 1], 1)] == [False] * when + [True]
+
+
+def test_episodes_begin_anywhere_where_they_should_again_from_the_same_seed_and_at_rest_on_an_arm():
+    task = TaskConfig("so101-move", state="joints", reward="none", start="anywhere")
+    env, begun = make(task), []
+    for seed in (*range(20), *range(20)):
+        env.reset(seed=seed)
+        begun.append(env.unwrapped.data.qpos[:5].copy())
+    first, again = np.split(np.array(begun), 2)
+    np.testing.assert_array_equal(first, again)
+    folded = np.abs(first - env.unwrapped.config.robot.rest_qpos_rad[:5]).max(1) < 0.1
+    assert 2 <= folded.sum() <= 10 and first[~folded].std(0).min() > 0.4
+    mirror = StateEstimator(task)
+    mirror.lay_out(int(np.flatnonzero(~folded)[0]))
+    assert np.abs(mirror.start[:5] - env.unwrapped.config.robot.rest_qpos_rad[:5]).max() < 0.1
 
 
 def test_a_state_of_the_joints_alone_holds_nothing_of_the_scene_and_the_lag_is_behind_the_target(touch):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from robot.safety.limits import Units, so101
+from robot.safety.limits import so101
 from sim.so101 import scene as arm
 from sim.so101.experts import AT_REST, EXPERTS, Unreachable, expert
+from sim.so101.joints import Units
 from sim.so101.kinematics import ARM, Pose, Reach
 from sim.so101.tasks import TASKS
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from robot.safety.braking import Swept, Workspace, braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
 from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
-from robot.safety.limits import GRIPPER, PRESETS, RANGES, Box, JointLimits, Limits, so101
+from robot.safety.limits import PRESETS, RANGES, Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
-from sim.so101.joints import JOINTS
+from sim.so101.joints import GRIPPER, JOINTS
 from sim.so101.kinematics import Fingertip
 
 DT = 1 / 30

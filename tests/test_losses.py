@@ -11,8 +11,10 @@ from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.losses import (
     METRICS,
     Losses,
+    LossInputs,
     UpdateNoise,
     losses,
+    readable,
 )
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
@@ -44,6 +46,21 @@ def gradients(toys, model, data, config=CONFIG):
 def moved(one, other):
     """The parts of the model whose gradient differs."""
     return {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+
+
+def test_the_readable_loss_is_the_share_of_the_state_that_no_line_reads_from_the_latents(toys):
+    """None where the state is linear in them, all of it where they know nothing; its gradient moves only them."""
+    g = torch.Generator().manual_seed(0)
+    model, latents = toys.tiny_model(), torch.randn(3, 200, 16, generator=g).requires_grad_()
+    size, found = model.state_size, []
+    unknown = torch.randn(3, 200, size, generator=g)
+    for state in (latents.detach() @ torch.randn(16, size, generator=g), unknown):
+        model.normaliser.take(state.flatten(0, 1).mean(0), state.flatten(0, 1).std(0), 600)
+        batch = dataclasses.replace(toys.batch(model), seen=Observation.of(model.senses, {STATE_KEY: state}))
+        found.append(readable(LossInputs(model, batch, latents, latents)))
+    assert float(found[0].detach()) < 1e-3 and float(found[1].detach()) > 0.9
+    (slope,) = torch.autograd.grad(found[1], latents)
+    assert found[1] > readable(LossInputs(model, batch, latents.detach() - 50 * slope, latents))
 
 
 # Every part, written out in double precision from what the nets say.

@@ -28,6 +28,10 @@ TRUE = {
     ("so101-touch", "success", ""): lambda env: 0,
     ("so101-touch", "tip.z", "m"): lambda env: env.data.site("gripperframe").xpos[2],
     ("so101-touch", "elbow_flex", "rad"): lambda env: env.data.joint("elbow_flex").qpos[0],
+    ("so101-touch", "shoulder_lift.pos", ""): lambda env: np.degrees(env.data.joint("shoulder_lift").qpos[0]),
+    ("so101-touch", "gripper.pos", ""): lambda env: np.interp(
+        env.data.joint("gripper").qpos[0], (env.action_space.low[5], env.action_space.high[5]), (0, 100)
+    ),
     ("HalfCheetah-v5", "rootx.velocity", "m/s"): lambda env: env.data.joint("rootx").qvel[0],
     ("Pendulum-v1", "state[2]", ""): lambda env: env.state[1],
 }

@@ -5,6 +5,11 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
+
+from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
+from policies.settings import GuidanceKeys
+from worldmodel.guidance import Guidance, Probes, Term
 
 HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jitter_ms", "plan_ms_p50", "plan_ms_p99"}
 
@@ -32,6 +37,22 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(run):
     assert result["mean_squared_jerk"] > 0
     assert 0 < result["largest_step_deg"] <= 3.01 * 115 / 30  # the gripper's, thrice its range in a second
     json.dumps(result)
+
+
+def test_of_joints_alone_and_without_reward_it_is_judged_by_what_it_is_told(untaught, tmp_path):
+    """Through a planner process of its own; the task's own criterion never holds."""
+    from configs.arm.running import RunSession
+    from envs.settings import TaskConfig
+    from robot.settings import RunConfig
+
+    run = untaught(tmp_path / "run", TaskConfig("so101-move", state="joints", reward="none"))
+    name = "shoulder_pan.pos"
+    spec = GuidanceSpec("ahead", (Term(name, -90, 90),), 1.0, {}, sum_of_model(run), {name: Reading(1.0, -110, 110)})
+    numbers = torch.zeros(1, 16), torch.zeros(1), torch.ones(1), -110 * torch.ones(1), 110 * torch.ones(1)
+    save_guidance(tmp_path / "ahead", Guidance(spec.terms, Probes((name,), *numbers)), spec)
+    keys = {"viewer": "none", "episodes": 1, "seconds": 0.5, "guidance": GuidanceKeys(str(tmp_path / "ahead"))}
+    result = RunSession.begin(RunConfig(checkpoint=str(run), **keys)).run()
+    assert (result["ended"], result["success_rate"], result["guidance_satisfied"]) == ("done", 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ from configs.arm.running import RunSession
 from policies.training.rollouts import evaluation_seeds
 from robot.drivers import PlanFollower, Plans, TokenTrack
 from robot.loop import Loop, Reading, Smoothness
-from robot.safety.limits import Units
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
 from robot.ticks import SimulatedTime, Ticks, hurried
-from sim.so101.joints import Targets
+from sim.so101.joints import Targets, Units
 
 HZ = 30.0
 LOW, HIGH = np.full(6, -2.0), np.full(6, 2.0)

@@ -371,7 +371,7 @@ def test_frames_that_no_message_to_a_planner_holds_are_refused(checkpoint, count
 
 
 ARM, ON_TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}
-LIFT = TaskConfig("so101-pick-lift")
+LIFT, FREE = TaskConfig("so101-pick-lift"), TaskConfig("so101-move", state="joints", reward="none")
 OPENCV = {"type": "opencv", "index_or_path": 0}
 STATE, CAMERA, BOTH = ("state",), ("state", "images.overhead"), ("state", "images.overhead", "language")
 UNFIT = [  # a checkpoint's task and senses, what it is to be run with, the line
@@ -384,6 +384,8 @@ UNFIT = [  # a checkpoint's task and senses, what it is to be run with, the line
     (None, STATE, ARM, r"target=: where the task's object is"),
     (None, STATE, ARM | {"target": [0.1, 0.0, 0.01]}, r"target=\[0\.1, 0\.0, 0\.01\]: so101-touch is trained with"),
     (TASK, STATE, {}, r"checkpoint=.*: of task\.state=joints without a camera"),
+    (FREE, STATE, ON_TWIN, r"checkpoint=.*: trained without reward; guidance= says what it is to do"),
+    (FREE, STATE, ARM | {"guidance": GuidanceKeys("g")}, None),
     (LIFT, CAMERA, ARM, r"robot=so101: so101-pick-lift needs to know how its objects move"),
     (replace(LIFT, state="joints"), CAMERA, ARM | {"robot_cameras": {"overhead": OPENCV}}, None),
     (None, STATE, ARM | {"target": [0.3, 0.0, 0.01]}, None),

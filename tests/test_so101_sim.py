@@ -15,8 +15,7 @@ from lerobot.robots.utils import make_robot_from_config
 from lerobot.utils.errors import DeviceNotConnectedError
 
 from robot.config_so101 import SimCameraConfig, SO101SimConfig
-from robot.safety.limits import TICK_RAD, Units
-from sim.so101.joints import JOINTS
+from sim.so101.joints import JOINTS, TICK_RAD, Units
 from sim.so101.kinematics import SITE, Fingertip
 from sim.twin.arm import build
 

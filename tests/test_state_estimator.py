@@ -6,8 +6,9 @@ import pytest
 from envs.make import make
 from envs.settings import TaskConfig
 from envs.state_estimator import CORRECTION, StateEstimator
-from robot.safety.limits import TICK_RAD, Units
+from policies.settings import QUANTITIES
 from sim.so101 import scene as so101
+from sim.so101.joints import JOINTS, TICK_RAD, Units
 from worldmodel.senses import STATE_KEY
 
 TASK = TaskConfig("so101-touch")
@@ -71,6 +72,16 @@ def test_a_state_from_readings_is_trainings_to_an_encoders_tick(env, mirror, par
     assert np.abs(truth).max() > 0.5
     off = off[1:, parts["joint_velocities"]]
     assert np.linalg.norm(off) < 0.5 * np.linalg.norm(differences - truth)
+
+
+def test_an_arms_quantities_are_trainings_those_named_by_lerobot_to_a_tick(env, mirror):
+    play(env, mirror, 3, 25)
+    mirror.follow(read(env), env.unwrapped.commanded)
+    *_, info = env.step(np.zeros(6, np.float32))
+    mirror.follow(read(env), env.unwrapped.commanded)
+    assert mirror.names == [*env.metadata[QUANTITIES]]
+    off = dict(zip(mirror.names, np.abs(mirror.quantities() - info[QUANTITIES]), strict=True))
+    assert all(off[f"{joint}.pos"] < 360 / 4095 for joint in JOINTS) and off["tip.x"] + off["tip.z"] < 0.003
 
 
 def test_ahead_of_a_curve_it_gives_what_training_observes_at_its_end(env, mirror, parts):

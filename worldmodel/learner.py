@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from worldmodel import registry
 from worldmodel.encoder import sense_dropout_mask
-from worldmodel.losses import METRICS, Batch, UpdateNoise, losses
+from worldmodel.losses import METRICS, Batch, UpdateNoise, losses, readable
 from worldmodel.model import WorldModel
 from worldmodel.settings import LearningConfig
 
@@ -55,7 +55,7 @@ class Learner:
         self.scale = torch.ones((), device=self.flat.device)
         self.gradient = torch.zeros_like(self.flat)
         self.grads = views(self.gradient, self.parameters)
-        self.own = {name: registry.find("loss", name) for name in config.losses}
+        self.own = {name: registry.find("loss", name) or readable for name in config.losses}
         self.metric_names = (*UPDATE_METRICS, *(f"loss_{name}" for name in self.own))
         self._losses = torch.compile(losses, dynamic=False) if compiled else losses
         self._adam = torch.compile(adam, dynamic=False) if compiled else adam

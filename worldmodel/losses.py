@@ -16,6 +16,7 @@ from torch.func import functional_call
 from worldmodel.layers import twohot_cross_entropy, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
 from worldmodel.observation import Observation
+from worldmodel.senses import STATE_KEY
 from worldmodel.settings import LearningConfig
 
 
@@ -70,6 +71,20 @@ class LossInputs:
     batch: Batch
     latents: Float[Tensor, "K B D"]
     targets: Float[Tensor, "K B D"]
+
+
+def readable(inputs: LossInputs) -> Tensor:
+    """Return the share () of the states' variance in the batch that a ridge regression does not read from the latents.
+
+    It keeps what no reward asks for. For models that perceive a state.
+    """
+    z = inputs.latents.flatten(0, 1).float()
+    state = inputs.model.normaliser(inputs.batch.seen.values[STATE_KEY].flatten(0, 1)).detach()
+    z, state = z - z.mean(0), state - state.mean(0)
+    gram = z.T @ z / len(z)
+    gram = gram + 1e-3 * gram.diagonal().mean().detach() * torch.eye(len(gram), device=z.device)
+    left = state - z @ torch.linalg.solve(gram, z.T @ state / len(z))
+    return left.square().mean() / state.square().mean().clamp(min=1e-6)
 
 
 OwnLosses = Mapping[str, Callable[[LossInputs], Tensor]]

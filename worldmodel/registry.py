@@ -25,7 +25,7 @@ from typing import Any
 from worldmodel.errors import UserError, in_one_line
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
-    "loss": (),
+    "loss": ("readable",),
     "encoder": ("default",),
     "planner": ("mppi",),
     "noise": ("white", "pink", "mixed"),

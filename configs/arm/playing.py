@@ -16,9 +16,10 @@ from policies.tokens.vocabulary import Ask, Move, Sentence, Token, read_sentence
 from robot.arms import connect, gated
 from robot.drivers import WrittenDriver
 from robot.loop import Loop, Smoothness
-from robot.safety.limits import ARM, GRIPPER, RANGES
+from robot.safety.limits import ARM, RANGES
 from robot.settings import PlayConfig
 from robot.ticks import Clock, SimulatedTime, Ticks
+from sim.so101.joints import GRIPPER
 from worldmodel.errors import UserError
 
 SCENE = "so101-touch"

@@ -28,7 +28,7 @@ from robot.drivers import PlanFollower, ScriptDriver, TeleopDriver
 from robot.loop import Driver, Loop, Reading, Step
 from robot.recording import INTERVENTION, MEASURED, SCENE, SUCCESS, EpisodeInfo, Parts, picture, summary
 from robot.safety.gated import SUFFIX, GatedRobot
-from robot.safety.limits import ARM, Units
+from robot.safety.limits import ARM
 from robot.settings import CAMERAS, EXPERT, POLICY, SCRIPT, TELEOP, EpisodeConfig, RecordConfig, RunConfig
 from robot.so101 import SimCamera, SO101Sim
 from robot.takeover import HELP, Keys, Person, Rescue, Rest, Takeover
@@ -36,7 +36,7 @@ from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
 from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
 from sim.so101.experts import Unreachable
-from sim.so101.joints import Targets
+from sim.so101.joints import Targets, Units
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, key

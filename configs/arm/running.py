@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 from lerobot.robots import Robot
 
 from configs.arm.planning import begin_of, planner_client
@@ -20,6 +21,8 @@ from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL, StateEstimator, scene_bodies
+from policies.guidance.chosen import wishes_of
+from policies.guidance.judge import Judge
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
@@ -27,11 +30,11 @@ from robot.arms import configured, connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
 from robot.drivers import PlanFollower
 from robot.loop import Loop, Smoothness
-from robot.safety.limits import Units
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
 from robot.ticks import Ticks, hurried, no_collection
 from robot.views import NoView, RerunView, TerminalView
+from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
 from worldmodel.strict import ConfigError
@@ -44,6 +47,24 @@ ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 def run(config: RunConfig, _folder: Path) -> dict:
     """Run as `RunSession` does; nothing is left in a folder."""
     return RunSession.begin(config).run()
+
+
+class Fulfilment:
+    """Judges, step by step, whether an arm fulfils what it was told. `episodes`: of each, its quantities so far."""
+
+    def __init__(self, judge: Judge, estimator: StateEstimator):
+        self.judge, self._estimator = judge, estimator
+        self.episodes: list[list[np.ndarray]] = []
+
+    def __call__(self) -> bool:
+        """Return whether all terms hold where the arm was last read."""
+        self.episodes[-1].append(self._estimator.quantities())
+        return bool(self.judge.holds(torch.from_numpy(self.episodes[-1][-1])).all())
+
+    def summary(self) -> dict:
+        """Return the share of the last tenth of each episode at which all terms held, in the mean."""
+        lived = [np.stack(each) for each in self.episodes if each]
+        return {"guidance_satisfied": round(self.judge.satisfied(lived)[0], 4) if lived else None}
 
 
 @dataclass
@@ -102,7 +123,12 @@ class RunSession:
     def _check_places(self) -> None:
         """Raise ConfigError if nothing gives or shows where the task's objects are, or `target` is outside training."""
         config, name = self.config, self.task.name
-        if not self.needs_places and not self.senses.cameras:
+        told = config.guidance.given or config.remote or self.task.guidance
+        if self.task.reward == "none" and not told:
+            raise ConfigError(
+                f"checkpoint={config.checkpoint}: trained without reward; guidance= says what it is to do"
+            )
+        if not self.needs_places and not self.senses.cameras and not told:
             raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: no sense of it")
         if config.simulated or not self.needs_places:
             return
@@ -141,6 +167,8 @@ class RunSession:
             stack.callback(show.close)
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
             follower, estimator, inner = self.follower(stack, show.say, trace)
+            wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
+            told = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
             robot = gated(inner, config.preset)
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)
@@ -149,11 +177,12 @@ class RunSession:
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
-            end = self._drive(loop, follower, estimator, results)
+            end = self._drive(loop, follower, estimator, results, told)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
             "episodes": len(results),
+            **(told.summary() if told else {}),
             "control_hz": loop.ticks.mean_hz,
             **follower.plans.summary(),
             **loop.ticks.summary(),
@@ -193,13 +222,21 @@ class RunSession:
         bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
         return PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies), estimator, inner
 
-    def _drive(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, results: list[bool | None]) -> str:
+    def _drive(
+        self,
+        loop: Loop,
+        follower: PlanFollower,
+        estimator: StateEstimator,
+        results: list[bool | None],
+        told: Fulfilment | None,
+    ) -> str:
         """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
 
-        Returns "done", "fault" or the name of a signal.
+        An episode is done once all that the arm was `told` holds, else by the task's own criterion. Returns "done",
+        "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        judge = estimator.success if judged else None
+        judge = told or (estimator.success if judged else None)
         steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
@@ -208,6 +245,8 @@ class RunSession:
                 for episode in range(self.config.episodes):
                     if not self.prepare(loop, follower, estimator, episode):
                         return "fault"
+                    if told:
+                        told.episodes.append([])
                     results.append(loop.episode(follower, steps, judge))
                     outcome = {True: "done", False: "not done", None: "over"}[results[-1]]
                     loop.say(f"episode {episode + 1}: {outcome}")

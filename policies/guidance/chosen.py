@@ -37,16 +37,17 @@ class Chosen:
         return agent
 
 
-def wishes_of(keys: GuidanceKeys) -> tuple[Wish, ...]:
+def wishes_of(keys: GuidanceKeys, bare: bool = False) -> tuple[Wish, ...]:
     """Return what the guidances that the keys name, of whatever checkpoint, ask for; weights are shares of the reward.
 
-    Raises FolderError, and UserError for one without terms.
+    `bare`: leave out one without terms. Raises FolderError, and else UserError for such a one.
     """
     specs = [read_spec(path) for path, _ in keys.each]
-    if bare := [path for (path, _), spec in zip(keys.each, specs, strict=True) if not spec.terms]:
-        raise UserError(f"guidance={bare[0]}: it has no terms over quantities, so it cannot be a task's reward")
+    lacking = [path for (path, _), spec in zip(keys.each, specs, strict=True) if not spec.terms]
+    if lacking and not bare:
+        raise UserError(f"guidance={lacking[0]}: it has no terms over quantities, so it cannot be a task's reward")
     wishes, weight = _wishes(keys, specs)
-    return tuple(replace(wish, weight=weight * wish.weight) for wish in wishes)
+    return tuple(replace(wish, weight=weight * wish.weight) for wish in wishes if wish.terms)
 
 
 def _wishes(keys: GuidanceKeys, specs: Sequence[GuidanceSpec]) -> tuple[tuple[Wish, ...], float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from sim.so101.joints import COUNTS, GRIPPER, Units
 from worldmodel.errors import UserError
 from worldmodel.strict import check
 
@@ -105,8 +106,7 @@ class Limits:
         return np.array([getattr(joint, field) for joint in self.joints.values()], dtype=float)
 
 
-GRIPPER = "gripper"
-TURN, COUNTS = 360.0, 4095  # LeRobot's degrees: a full turn is the highest encoder count
+TURN = 360.0  # LeRobot's degrees: a full turn is the highest encoder count
 RANGES = {  # the arm's own ranges, in degrees about the middle of its calibration
     "shoulder_pan": (-110.0, 110.0),
     "shoulder_lift": (-100.0, 100.0),
@@ -160,57 +160,6 @@ def _half_range(name: str, calibration: Mapping) -> float:
     if not half > 2 * max(_EDGES.values()):
         raise UserError(f"calibration: {name} from {entry.range_min} to {entry.range_max}: no range; calibrate the arm")
     return half
-
-
-TICK_RAD = 2 * np.pi / COUNTS  # of an STS3215's encoder
-
-
-@dataclass(frozen=True)
-class Units:
-    """Converts between angles in rad and LeRobot's values (6,); the gripper is last.
-
-    `low` to `high` (6,): the joints' ranges in rad. The gripper goes from 0 (closed) to 100. The others are in degrees
-    from the middle of their range, where LeRobot's calibration puts zero; with `degrees=False`, from -100 to 100 over
-    it.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    degrees: bool = True
-
-    def from_rad(self, angles: np.ndarray) -> np.ndarray:
-        """Convert angles (..., 6) in rad to LeRobot's values (..., 6)."""
-        return (angles - self._zero) / self._unit
-
-    def to_rad(self, values: np.ndarray) -> np.ndarray:
-        """Convert LeRobot's values (..., 6) to angles (..., 6) in rad."""
-        return values * self._unit + self._zero
-
-    def spans(self, values: np.ndarray) -> np.ndarray:
-        """Convert differences or rates (..., 6) in LeRobot's units to rad, or rad/s."""
-        return values * self._unit
-
-    def read(self, angles: np.ndarray) -> np.ndarray:
-        """Return LeRobot's values (6,) as the encoders report them, rounded to the nearest tick."""
-        return self.from_rad(self.low + np.round((angles - self.low) / TICK_RAD) * TICK_RAD)
-
-    def shares(self, angles: np.ndarray) -> np.ndarray:
-        """Convert angles (..., 6) in rad to shares of the joints' ranges, from -1 to 1."""
-        return 2 * (angles - self.low) / (self.high - self.low) - 1
-
-    def at(self, shares: np.ndarray) -> np.ndarray:
-        """Convert shares (..., 6) of the joints' ranges, from -1 to 1, to angles in rad."""
-        return self.low + (shares + 1) / 2 * (self.high - self.low)
-
-    @property
-    def _zero(self) -> np.ndarray:
-        return np.append((self.low + self.high)[:-1] / 2, self.low[-1])
-
-    @property
-    def _unit(self) -> np.ndarray:
-        """Radians per unit of LeRobot's values."""
-        spans = self.high - self.low
-        return np.append(np.full(5, np.pi / 180) if self.degrees else spans[:-1] / 200, spans[-1] / 100)
 
 
 ARM = Units(*np.radians([*list(RANGES.values())[:-1], (-10.0, 100.0)]).T)

@@ -81,6 +81,10 @@ DELTA, ABSOLUTE = "delta", "absolute"
 CONTROLS = (DELTA, ABSOLUTE)
 """How an action is interpreted: it moves the last joint target, or gives the next one (`sim.so101.joints`)."""
 
+REST, ANYWHERE = "rest", "anywhere"
+STARTS = (REST, ANYWHERE)
+"""Where an episode's arm begins: folded, or mostly at joint angles drawn evenly from their ranges."""
+
 FULL, JOINTS = "full", "joints"
 STATES = (FULL, JOINTS)
 """What the state contains: where everything is, or only what the joint encoders tell, so the rest must be seen."""

@@ -24,9 +24,9 @@ from policies.storage.checkpoint import find_checkpoint, read_spec
 from robot.arms import connect, gated, twin
 from robot.drivers import PlanFollower, Plans
 from robot.loop import Loop
-from robot.safety.limits import Units
 from robot.settings import RunConfig
 from robot.ticks import Ticks, hurry, no_collection
+from sim.so101.joints import Units
 
 EPISODE_S, LEAD = 2.0, 2
 KINDS = ("with planning", "without")
