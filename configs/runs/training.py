@@ -35,8 +35,6 @@ from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping as soon as all is saved; the same signal again stops at once, without a checkpoint\n"
-
-
 PAYS = 10_000
 """Updates and plans after which compiling them has paid (docs/results.md)."""
 
@@ -119,9 +117,8 @@ class Training:
         except BaseException as error:
             os.close(lock)
             if isinstance(error, UserError) and began.get("plugins") and not keys["plugins"]:
-                raise ConfigError(
-                    f"{error}; it began with plugins: {going_on(folder.path, began['plugins'])}"
-                ) from error
+                again = going_on(folder.path, began["plugins"])
+                raise ConfigError(f"{error}; it began with plugins: {again}") from error
             raise
         say(f"going on from {path}")
         if parts.trainer.env_steps >= config.steps:
