@@ -1,7 +1,6 @@
 """Laws of acting under guidance: weight 0 changes nothing, with more the plans follow it from the next decision on."""
 
 import contextlib
-import copy
 import csv
 import math
 import shutil
@@ -18,7 +17,6 @@ from lerobot.policies.factory import get_policy_class
 from configs.arm.planning import begin_of, planner_client, planner_service
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
-from configs.runs.starting import begin_with
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
 from configs.train import train
@@ -29,12 +27,12 @@ from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
 from policies.settings import GuidanceKeys, Wish
-from policies.storage.checkpoint import REPLAY, load_model, read_spec, read_tensors
+from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
 from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Probes, closeness
+from worldmodel.guidance import Guidance, Probes, closeness
 from worldmodel.guidance_fit import Remembered, fit
 from worldmodel.layers import twohot_mean
 from worldmodel.replay import Replay
@@ -168,7 +166,7 @@ def run(toys, tmp_path_factory):
 def compiled(run, tmp_path_factory):
     """Makes folders of guidances for the run: a quantity from `low` to `high`."""
 
-    def make(low, high, quantity="state[0]", checkpoint=None, fitted=None):
+    def make(low, high, quantity="state[0]", checkpoint=None):
         folder = tmp_path_factory.mktemp("guidance") / "made"
         term = Term(quantity, low, high)
         weight = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
@@ -176,7 +174,7 @@ def compiled(run, tmp_path_factory):
         about = {quantity: Reading(1.0, -1.0, 1.0, "")}
         made = checkpoint or sum_of_model(run / "checkpoints" / "last")
         spec = GuidanceSpec(f"{quantity} from {low:g}", (term,), 0.8, {}, made, about)
-        save_guidance(folder, Guidance((term,), Probes((quantity,), *numbers), fitted), spec)
+        save_guidance(folder, Guidance((term,), Probes((quantity,), *numbers)), spec)
         return folder
 
     return make
@@ -325,39 +323,6 @@ def test_a_guidance_is_a_task_whose_reward_is_how_close_the_true_quantities_are(
     assert longer["env_steps"] == 260 and "guidance_satisfied" in longer
     found = evaluated(tmp_path / "run", tmp_path)
     assert found["guidance_return_mean"] == pytest.approx(found["return_mean"], abs=1e-3)
-
-
-class Begun(Exception):
-    """Ends a run that has just begun."""
-
-
-def test_practice_begins_with_what_was_fitted_to_its_guidance(run, compiled, toys, tmp_path, monkeypatch):
-    def stop(parts, init):
-        begin_with(parts, init)
-        parts.close()
-        raise Begun(parts.trainer.learner)
-
-    monkeypatch.setattr("configs.runs.training.begin_with", stop)
-    own = load_model(run / "checkpoints" / "last", read_spec(run / "checkpoints" / "last"))
-    learned = Fitted(copy.deepcopy(own.value), copy.deepcopy(own.actor))
-    for net in (learned.value, learned.actor):
-        for each in net.parameters():
-            each.data.copy_(torch.randn(each.shape, generator=torch.Generator().manual_seed(0)))
-    learners = []
-    for fitted, repeat in ((None, 1), (learned, 1), (learned, 2)):
-        keys = f"guidance={compiled(0.2, 0.4, fitted=fitted)}", "guidance.weight=1", f"init={run}"
-        with pytest.raises(Begun) as begun:
-            trained(tmp_path / "run", toys, *keys, f"task.action_repeat={repeat}")
-        learners.append(begun.value.args[0])
-    z, w = torch.rand(20, own.config.latent), torch.rand(20, own.points)
-    plain, once, twice = (learner.model for learner in learners)
-    assert torch.equal(plain.value(z, w), own.value(z, w)) and torch.equal(plain.actor(z), own.actor(z))
-    assert torch.equal(once.value(z, w), learned.value(z, w)) and torch.equal(twice.actor(z), learned.actor(z))
-    # twice the reward stands log 2 further up
-    shift = round(math.log(2) / (20 / (own.config.bins - 1)))
-    assert torch.equal(twice.value(z, w), learned.value(z, w).roll(shift, -1))
-    for learner in learners:
-        assert torch.equal(learner.target_flat, learner.flat[learner.value_segment])
 
 
 def test_what_cannot_be_trained_under_is_refused_before_anything_is_written(run, compiled, toys, tmp_path):
