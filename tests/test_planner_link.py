@@ -547,7 +547,7 @@ def test_a_service_that_is_closed_while_it_plans_ends_after_the_plan(echo, conne
 
 def test_a_planners_process_that_cannot_start_says_why_to_its_robot(monkeypatch, tmp_path):
     ours, theirs = socket.socketpair()
-    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True", "{}"]
+    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True", "{}", ""]
     monkeypatch.setattr("sys.argv", ["planning", *words])
     process = threading.Thread(target=planning.main)
     process.start()

@@ -126,7 +126,7 @@ class FakePlanner:
     def waiting(self):
         return bool(self.due)
 
-    def ask(self, state, fresh, frames, there):
+    def ask(self, state, fresh, frames, there, episode=0, frame=0):
         if self.waiting:
             return False
         self.asked.append((self.now, state, fresh))
