@@ -45,7 +45,9 @@ def adapted(keys: dict, given: Collection[str]) -> dict:
     The rate, the state of the joints or of the whole scene, the cameras, a token's length; without `task=`, `envs=0`.
     Raises DatasetError, and ConfigError for keys that do not fit the recordings.
     """
-    names = [keys["data"]] if isinstance(keys["data"], str) else [*keys["data"]]
+    names = [keys["data"]] if isinstance(keys["data"], str) else keys["data"]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"data={names!r}: folders of datasets, e.g. data=runs/lift or data=[runs/lift,runs/more]")
     folders = [found(name) for name in names]
     info = described(folders)
     features, fps = info["features"], float(info["fps"])
