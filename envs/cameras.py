@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import suite
+from envs.quantities import simulation
 from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault, image_paths
@@ -43,12 +44,7 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
 
 def physics(env: gymnasium.Env):
     """Return the MuJoCo model and data of an environment, or (None, None) if it has none."""
-    base = env.unwrapped
-    physics = getattr(base, "physics", None)
-    if physics is not None:
-        return physics.model.ptr, physics.data.ptr
-    model, data = getattr(base, "model", None), getattr(base, "data", None)
-    return (model, data) if type(model).__name__ == "MjModel" else (None, None)
+    return simulation(env) or (None, None)
 
 
 def _canvas(env: gymnasium.Env, size: tuple[int, int]) -> Canvas:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from policies.agent import Agent
+from policies.guidance.storage import sum_of_model
 from policies.storage.folders import FolderError, replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
@@ -101,8 +102,9 @@ def _smoothed(values: Float[np.ndarray, " T"], counts: Int[np.ndarray, " T"]) ->
 class Alarms:
     """The bands of an agent's gauges, and what they were made from.
 
-    `checkpoint`: the SHA-256 of its weights. `task`: on which. `guidance`: what it was told, "" without. `rate`: the
-    share of good episodes in which one or another of them alarms. `episodes`: how many good ones, of `played`.
+    `checkpoint`: the SHA-256 of its weights. `task`: on which. `guidance`: the sentence that it follows, "" without.
+    `rate`: the share of good episodes in which one or another of them alarms. `episodes`: how many good ones, of
+    `played`.
     """
 
     bands: dict[str, Band]
@@ -114,18 +116,27 @@ class Alarms:
     played: int
 
     @classmethod
-    def of(cls, watch: "Watch", good: Bool[np.ndarray, " N"], rate: float, **made_from) -> "Alarms":
-        """Make the alarms from N episodes, of which some are good. Raises UserError if those are too few."""
-        share = rate / len(GAUGES)
-        if (count := int(good.sum())) < least_episodes(share):
-            raise UserError(
-                f"{count} good episodes of {len(good)}: at least {least_episodes(share)} for a rate of {rate:g}"
-            )
+    def of(
+        cls,
+        watch: "Watch",
+        successes: Bool[np.ndarray, " N"] | None,
+        rate: float,
+        checkpoint: Path,
+        task: str,
+        guidance: str,
+    ) -> "Alarms":
+        """Make the alarms from N episodes, of which the successes are good, or all if nothing says which succeeded.
+
+        Raises UserError if the good ones are too few.
+        """
+        good = np.ones(len(watch.rows), bool) if successes is None else successes
+        share, count = rate / len(GAUGES), int(good.sum())
+        check_count(count, len(good), rate)
         bands = {
             name: Band.of([each for each, use in zip(watch.episodes(name), good, strict=True) if use], share)
             for name in GAUGES
         }
-        return cls(bands, **made_from, rate=rate, episodes=count, played=len(good))
+        return cls(bands, sum_of_model(checkpoint), task, guidance, rate, count, len(good))
 
     def raised(self, watch: "Watch") -> dict:
         """Return, for each gauge and for any, the share of episodes with an alarm, its decision, how near it came."""
@@ -140,20 +151,35 @@ class Alarms:
             }
         return found
 
-    def write(self, path: Path) -> None:
-        """Write them to a file, which appears at once."""
-        replace_file(path, json.dumps(asdict(self), indent=1).encode())
+    def keep(self, checkpoint: Path) -> Path:
+        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned."""
+        replace_file(path := checkpoint / FILE, json.dumps(asdict(self), indent=1).encode())
+        return path
 
     @classmethod
-    def read(cls, path: Path) -> "Alarms":
-        """Read what `write` wrote. Raises FolderError, one line, if it is not that."""
+    def kept(cls, checkpoint: Path) -> "Alarms | None":
+        """Return those kept in a checkpoint's folder, None without any.
+
+        Raises FolderError, one line, if the file is not of alarms, or of those of another checkpoint.
+        """
+        path, again = checkpoint / FILE, "semagram-eval calibrate=<episodes> makes"
+        if not path.exists():
+            return None
         try:
             found = json.loads(path.read_bytes())
             alarms = build(cls, found | {"bands": {}}, f"{path}: ")
             bands = {name: build(Band, found["bands"][name], f"{path}: bands.{name}.") for name in GAUGES}
         except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-            raise FolderError(f"{path}: not alarms: {error}; semagram-eval calibrate=<episodes> makes them") from error
+            raise FolderError(f"{path}: not alarms: {error}; {again} them") from error
+        if alarms.checkpoint != sum_of_model(checkpoint):
+            raise FolderError(f"{path}: of another checkpoint; {again} this one's")
         return replace(alarms, bands=bands)
+
+
+def check_count(good: int, played: int, rate: float) -> None:
+    """Raise UserError if so many good episodes, of those played, are too few for alarms at this rate."""
+    if good < (least := least_episodes(rate / len(GAUGES))):
+        raise UserError(f"{good} good episodes of {played}: at least {least} for a rate of {rate:g}")
 
 
 class Watch:

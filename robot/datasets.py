@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, put
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 
 ACTION = "action"
 COLUMNS = (ACTION, "episode_index", "frame_index")
@@ -59,6 +59,17 @@ def read(folder: Path) -> Recording:
         raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {stated} by meta/info.json; is it all there?")
     ends = np.flatnonzero(np.diff(episode[order])) + 1
     return Recording(np.split(steps[order], ends), names_of(feature, steps.shape[1]), float(info["fps"]))
+
+
+def opened(folder: Path, **options):
+    """Return LeRobot's own reader of a dataset, a LeRobotDataset with these options. Raises DatasetError."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    with quiet():
+        try:
+            return LeRobotDataset(f"local/{folder.name}", root=folder, **options)
+        except Exception as error:  # whatever LeRobot raises for files that are missing or damaged
+            raise DatasetError(f"{folder}: LeRobot cannot read it ({in_one_line(error)})") from error
 
 
 def tables_in(dataset: Path, folder: str) -> list[Path]:

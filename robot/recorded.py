@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, put
-from robot.datasets import DatasetError, info_of, quiet, read, tables_in
-from robot.recording import EPISODES, SCENE, STEPS, SUCCESS
+from robot.datasets import DatasetError, info_of, opened, quiet, read
+from robot.recording import EPISODES, SCENE, STEPS, SUCCESS, columns
 from sim.renderer import middle
 from worldmodel.errors import in_one_line
 from worldmodel.senses import STATE_KEY, is_image
@@ -95,7 +95,7 @@ def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: fl
     Raises DatasetError for what cannot be read or is not finite, and if the frames would take more than `cache_gb`.
     """
     actions = read(folder)
-    columns, numbers = _steps(folder)
+    recorded, numbers = _steps(folder)
     marks = marks_of(folder)
     frames, seconds = _frames(folder, sizes, len(numbers), cache_gb) if sizes else ({}, 0.0)
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
@@ -103,7 +103,7 @@ def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: fl
     for start, action in zip(starts, actions.episodes, strict=True):
         rows, number = slice(start, start + len(action)), int(numbers[start])
         success, sim_task = marks.get(number, (None, ""))
-        mine = {key: values[rows] for key, values in columns.items()}
+        mine = {key: values[rows] for key, values in recorded.items()}
         shown = {key: values[rows] for key, values in frames.items()}
         episodes.append(Episode(folder, number, action, mine, shown, success, sim_task))
     return episodes, seconds
@@ -111,15 +111,11 @@ def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: fl
 
 def _steps(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return the columns of all steps, and each step's episode, in their order. Raises DatasetError."""
-    import pyarrow
-    import pyarrow.parquet
-
     there = [key for key in COLUMNS if key in info_of(folder)["features"]]
-    tables = [pyarrow.parquet.read_table(file, columns=[*there, *ORDER]) for file in tables_in(folder, STEPS)]
-    table = pyarrow.concat_tables(tables).to_pydict()
+    table = columns(folder, STEPS, (*there, *ORDER))
     episode, frame = (np.array(table[name]) for name in ORDER)
     order = np.lexsort((frame, episode))
-    columns = {}
+    found = {}
     for key in there:
         try:
             values = np.array(table[key], dtype=np.float32)[order]
@@ -129,8 +125,8 @@ def _steps(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
         if not finite.all():
             at = order[int(np.argmin(finite))]
             raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: {key} is not finite")
-        columns[key] = values
-    return columns, episode[order]
+        found[key] = values
+    return found, episode[order]
 
 
 ORDER = "episode_index", "frame_index"
@@ -138,14 +134,10 @@ ORDER = "episode_index", "frame_index"
 
 def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
     """Return what the table of episodes says of each: whether it succeeded, and its simulated task."""
-    import pyarrow.parquet
-
-    marks = {}
-    for file in tables_in(folder, EPISODES):
-        names = [n for n in pyarrow.parquet.read_schema(file).names if n in ("episode_index", "success", "sim_task")]
-        for row in pyarrow.parquet.read_table(file, columns=names).to_pylist():
-            marks[row["episode_index"]] = row.get("success"), row.get("sim_task") or ""
-    return marks
+    table = columns(folder, EPISODES, ("episode_index", "success", "sim_task"))
+    nothing = [None] * len(table["episode_index"])
+    rows = zip(table["episode_index"], table.get("success", nothing), table.get("sim_task", nothing), strict=True)
+    return {number: (success, task or "") for number, success, task in rows}
 
 
 def _frames(
@@ -175,13 +167,8 @@ def _decode(folder: Path, sizes: Mapping[str, tuple[int, int]], count: int, path
     """Decode the cameras' frames to one file each, which appears whole. Raises DatasetError."""
     from contextlib import ExitStack
 
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
     with ExitStack() as stack, quiet():
-        try:
-            dataset = LeRobotDataset(f"local/{folder.name}", root=folder, return_uint8=True)
-        except Exception as error:  # whatever LeRobot raises for files that are missing or damaged
-            raise DatasetError(f"{folder}: LeRobot cannot read it ({in_one_line(error)})") from error
+        dataset = opened(folder, return_uint8=True)
         asides = {key: stack.enter_context(aside_of(path)) for key, path in paths.items()}
         files = {}
         for key, aside in asides.items():

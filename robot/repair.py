@@ -193,7 +193,7 @@ def _tasks(dataset: Path) -> list[str]:
     try:
         return [str(task) for task in load_tasks(dataset).sort_values("task_index").index]
     except (OSError, ValueError) as error:  # pyarrow's are, too
-        raise DatasetError(f"{dataset}/meta/tasks.parquet: not readable, so nobody knows what was done") from error
+        raise DatasetError(f"{dataset}/meta/tasks.parquet: not readable, so what was done is unknown") from error
 
 
 def _own_columns(dataset: Path) -> dict[int, dict]:

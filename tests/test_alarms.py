@@ -140,7 +140,7 @@ def test_alarms_are_made_kept_and_used_by_an_evaluation(untaught, tmp_path):
     assert not (checkpoint / FILE).exists()
     made = evaluate("made", calibrate=10, false_alarms=0.4)
     assert made["episodes"] == 10 and set(made["alarms"]) == {*GAUGES, "any"}
-    alarms = Alarms.read(checkpoint / FILE)
+    alarms = Alarms.kept(checkpoint)
     assert (alarms.episodes, alarms.rate, alarms.task) == (10, 0.4, "cartpole-swingup")
     broken = evaluate("broken", fault={"kind": "flip", "at_step": 1})
     assert broken["fault"] == {"kind": "flip", "at_step": 1}

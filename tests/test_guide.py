@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -207,7 +208,8 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
     (term,) = compiling.alike(memory.quantities[good], memory.probes(), memory)
     assert term.quantity in ("place", "twice")
     guidance = Guidance((term,), memory.probes().chosen([term.quantity]))
-    assert compiling.auc(guidance, memory.remembered.z[good], memory.remembered.z[bad]) > 0.99
+    rewards = guidance.reward(memory.remembered.z[[*good, *bad]]).numpy()
+    assert compiling.auc(rewards, np.arange(len(rewards)) < len(good)) > 0.99
     with pytest.raises(UserError, match="3 good ones; at least 4"):
         compiling.alike(memory.quantities[good[:3]], memory.probes(), memory)
     with pytest.raises(UserError, match="agree on no quantity"):

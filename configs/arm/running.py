@@ -50,7 +50,7 @@ def run(config: RunConfig, _folder: Path) -> dict:
 
 
 class Fulfilment:
-    """Judges, step by step, whether an arm fulfils what it was told. `episodes`: of each, its quantities so far."""
+    """Judges, step by step, whether an arm fulfils its guidance. `episodes`: of each, its quantities so far."""
 
     def __init__(self, judge: Judge, estimator: StateEstimator):
         self.judge, self._estimator = judge, estimator
@@ -123,12 +123,12 @@ class RunSession:
     def _check_places(self) -> None:
         """Raise ConfigError if nothing gives or shows where the task's objects are, or `target` is outside training."""
         config, name = self.config, self.task.name
-        told = config.guidance.given or config.remote or self.task.guidance
-        if self.task.reward == "none" and not told:
+        guided = config.guidance.given or config.remote or self.task.guidance
+        if self.task.reward == "none" and not guided:
             raise ConfigError(
                 f"checkpoint={config.checkpoint}: trained without reward; guidance= says what it is to do"
             )
-        if not self.needs_places and not self.senses.cameras and not told:
+        if not self.needs_places and not self.senses.cameras and not guided:
             raise ConfigError(f"checkpoint={config.checkpoint}: of task.state=joints without a camera: no sense of it")
         if config.simulated or not self.needs_places:
             return
@@ -168,7 +168,7 @@ class RunSession:
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
             follower, estimator, inner = self.follower(stack, show.say, trace)
             wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
-            told = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
+            fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
             robot = gated(inner, config.preset)
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)
@@ -177,12 +177,12 @@ class RunSession:
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
-            end = self._drive(loop, follower, estimator, results, told)
+            end = self._drive(loop, follower, estimator, results, fulfilment)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
             "episodes": len(results),
-            **(told.summary() if told else {}),
+            **(fulfilment.summary() if fulfilment else {}),
             "control_hz": loop.ticks.mean_hz,
             **follower.plans.summary(),
             **loop.ticks.summary(),
@@ -228,15 +228,15 @@ class RunSession:
         follower: PlanFollower,
         estimator: StateEstimator,
         results: list[bool | None],
-        told: Fulfilment | None,
+        fulfilment: Fulfilment | None,
     ) -> str:
         """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
 
-        An episode is done once all that the arm was `told` holds, else by the task's own criterion. Returns "done",
+        An episode is done once its guidance is fulfilled, else by the task's own criterion. Returns "done",
         "fault" or the name of a signal.
         """
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        judge = told or (estimator.success if judged else None)
+        judge = fulfilment or (estimator.success if judged else None)
         steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
@@ -245,8 +245,8 @@ class RunSession:
                 for episode in range(self.config.episodes):
                     if not self.prepare(loop, follower, estimator, episode):
                         return "fault"
-                    if told:
-                        told.episodes.append([])
+                    if fulfilment:
+                        fulfilment.episodes.append([])
                     results.append(loop.episode(follower, steps, judge))
                     outcome = {True: "done", False: "not done", None: "over"}[results[-1]]
                     loop.say(f"episode {episode + 1}: {outcome}")

@@ -24,13 +24,13 @@ from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
-from policies.alarms import FILE, Alarms, Watch
+from policies.alarms import FILE, Alarms, Watch, check_count
 from policies.decisions.trace import TRACE, Trace
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
-from policies.storage.checkpoint import MODEL, PROGRESS, REPLAY, read_replay
-from policies.storage.folders import FolderError, sum_of, versions
+from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
+from policies.storage.folders import FolderError, versions
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
@@ -67,6 +67,8 @@ class Evaluation:
         _check_senses(config, Senses.of(loaded.spec.senses).names)
         if config.video_episodes and planner.deadline_ms:
             raise ConfigError("video_episodes=: not with planner.deadline_ms=, as such episodes differ when repeated")
+        if config.calibrate:
+            check_count(config.calibrate, config.calibrate, config.false_alarms)
         clocked = config.timing or bool(planner.deadline_ms)  # else nothing depends on speed
         machine = prepare(config if clocked else replace(config, compile="false"))
         chosen = Chosen.load(config.guidance, loaded.path, loaded.agent.model) if config.guidance.given else None
@@ -112,9 +114,14 @@ class Evaluation:
 
     def _run(self, folder: Path) -> dict:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
-        watch = Watch()
-        planned, alone, agent, states = self._episodes(folder, watch)
         config, spec = self.config, self.loaded.spec
+        alarms = None if config.calibrate else self._kept_alarms()
+        watch = Watch() if config.calibrate or alarms else None
+        planned, alone, agent, states = self._episodes(folder, watch)
+        if config.calibrate and watch:
+            about = self.loaded.path, self.loaded.task.label, self._followed
+            alarms = Alarms.of(watch, planned.successes, config.false_alarms, *about)
+            say(f"alarms of {alarms.episodes} good episodes: {alarms.keep(self.loaded.path)}")
         result = {
             "task": self.loaded.task.label,
             "seed": config.seed,
@@ -133,7 +140,7 @@ class Evaluation:
             **self.report.fulfilled(planned, alone),
             "quantities": self.report.values(planned, spec.quantities),
             "fault": asdict(config.fault) if config.fault.kind else None,
-            "alarms": self._alarms(watch, planned),
+            "alarms": alarms and watch and alarms.raised(watch),
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
@@ -171,27 +178,18 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
-    def _alarms(self, watch: Watch, planned: Rollout) -> dict | None:
-        """Make the alarms if asked for; return which were raised in the episodes; None if the checkpoint has none.
+    def _kept_alarms(self) -> Alarms | None:
+        """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""
+        alarms = Alarms.kept(self.loaded.path)
+        if alarms is None or alarms.guidance == self._followed:
+            return alarms
+        say(f"{FILE}: made {f'under {alarms.guidance}' if alarms.guidance else 'without guidance'}: not used here")
+        return None
 
-        Raises UserError for too few good episodes, FolderError for alarms made under another guidance or task.
-        """
-        path, task, said = self.loaded.path / FILE, self.loaded.task.label, self.report.sentence if self.chosen else ""
-        weights = sum_of(self.loaded.path / MODEL)[1]
-        if self.config.calibrate:
-            good = np.ones(len(planned.returns), bool) if planned.successes is None else planned.successes
-            made = {"checkpoint": weights, "task": task, "guidance": said}
-            Alarms.of(watch, good, self.config.false_alarms, **made).write(path)
-            say(f"alarms of {good.sum()} good episodes: {path}")
-        elif not path.exists():
-            return None
-        alarms = Alarms.read(path)
-        if alarms.checkpoint != weights:
-            raise FolderError(f"{path}: of another checkpoint; semagram-eval calibrate=<episodes> makes this one's")
-        if alarms.guidance != said:
-            say(f"{path}: made {f'under {alarms.guidance}' if alarms.guidance else 'without guidance'}: not used here")
-            return None
-        return alarms.raised(watch)
+    @property
+    def _followed(self) -> str:
+        """The sentence of the guidances, "" without any."""
+        return self.report.sentence if self.chosen else ""
 
     def _draw(self, folder: Path, planned: Rollout, alone: Rollout) -> None:
         """Write the plot of the returns."""
@@ -241,7 +239,7 @@ class Evaluation:
             self.loaded.task, self.config.calibrate or self.config.episodes, together, self._instruct, **settings
         )
 
-    def _episodes(self, folder: Path, watch: Watch) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
+    def _episodes(self, folder: Path, watch: Watch | None) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
         """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`.
 
         `watch` reads the gauges of the agent that plans.

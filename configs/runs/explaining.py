@@ -18,21 +18,22 @@ from configs.runs.film import motions, sentence
 from configs.runs.moments import Moment, followed, played_again
 from configs.schema import EvaluateConfig, WhyConfig
 from policies.agent import Agent
-from policies.decisions.graph import READABLE, Explained, Explainer, Usual
+from policies.decisions.graph import Explained, Explainer, Usual
 from policies.decisions.schema import as_json
 from policies.decisions.trace import rejected
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
 from policies.guidance.compiling import independent
 from policies.guidance.memory import Memory
-from policies.storage.checkpoint import REPLAY, read_tensors
-from policies.storage.folders import FolderError, check_folder, replace_file
+from policies.guidance.wishes import READABLE
+from policies.storage.checkpoint import read_replay
+from policies.storage.folders import replace_file
 from worldmodel.attribution import follow
 from worldmodel.errors import UserError
 from worldmodel.guidance import Probes
 from worldmodel.mppi import mppi
 from worldmodel.planner import join
-from worldmodel.replay import Replay, ReplayMismatch, sample_starts, window_at
+from worldmodel.replay import sample_starts, window_at
 from worldmodel.senses import STATE_KEY
 
 TEMPLATE, SLOT = Path(__file__).parents[1] / "page" / "decision.html", "/*data*/"
@@ -40,7 +41,6 @@ MOMENTS, SAMPLED = 10_000, 64
 """How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
 SHOWN, PAIRED = 8, 4
 """How many interventions on single groups, and on pairs and half of the way, the page's table shows."""
-HEIGHT, WIDTH = 240, 320
 
 
 def why(config: WhyConfig, _folder: Path) -> dict:
@@ -70,17 +70,17 @@ class Why:
         agent, token = self.evaluation.agent(True), self.loaded.spec.model.token
         model = copy.deepcopy(agent.model)
         self.explainer = Explainer(model, token.discount(self.loaded.spec.discount), usual, labels)
-        told, graphs = [], []
+        shown, graphs = [], []
         for n, moment in enumerate(moments):
             really, began = followed(self.evaluation, config.episode, moment, self.explainer), time.perf_counter()
             explained = self.explainer.explain(moment.seen, moment.reached, moment.tokens, really)
             seconds = time.perf_counter() - began
             graphs.append((explained, self._graph(moment, explained), seconds))
-            told.append(self._told(agent, moment, *graphs[-1]))
+            shown.append(self._shown(agent, moment, *graphs[-1]))
             say(f"step {moment.step}: {int(explained.kept.sum())} nodes{' (asked)' if n == asked else ''}")
         task, path = self.loaded.task.label, str(self.loaded.path)
         about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked}
-        text = json.dumps(about | {"moments": told}, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(about | {"moments": shown}, separators=(",", ":"), allow_nan=False)
         page = TEMPLATE.read_text(encoding="utf-8").replace(SLOT, text.replace("<", "\\u003c"), 1)
         explained, graph, seconds = graphs[asked]
         beside = self.out.with_suffix(".json")
@@ -93,11 +93,7 @@ class Why:
     def usual(self) -> Usual:
         """Return what is usual, by the checkpoint's replay. Raises FolderError without one."""
         path, spec, model = self.loaded.path, self.loaded.spec, self.loaded.agent.model
-        check_folder(path, (REPLAY,))
-        try:
-            replay = Replay.read(read_tensors(path / REPLAY), spec.senses, spec.model.vision.frame_lags)
-        except ReplayMismatch as error:
-            raise FolderError(f"{path / REPLAY}: not what its model saw ({error})") from error
+        replay = read_replay(path, spec.senses, spec.model.vision.frame_lags)
         memory = Memory.of(replay, model, tuple(spec.quantities), MOMENTS)
         env, row = sample_starts(replay, SAMPLED, torch.Generator().manual_seed(0))
         seen = model.preprocess(window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0]))
@@ -116,7 +112,7 @@ class Why:
         slug = f"{task.replace('/', '-')}-{episode}-{step}"
         return as_json(explained, self.explainer.inputs, slug, f"semagram-{task}", prompt, {})
 
-    def _told(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
+    def _shown(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
         """Return what the page shows of one decision, as plain data."""
         kept = [explained.nodes[n] for n in explained.kept.nonzero()[:, 0].tolist()]
         tried = {clamp.held: [_short(clamp.predicted), _short(clamp.measured)] for clamp in explained.single}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.reporting import say
-from worldmodel.errors import UserError, in_one_line
+from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import STATE_KEY, is_image
@@ -36,16 +36,10 @@ class Frames:
     @classmethod
     def read(cls, folder: Path) -> "Frames":
         """Open a dataset. Raises UserError."""
-        from robot.datasets import info_of, quiet
+        from robot.datasets import info_of, opened
 
         info_of(folder)
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-        with quiet():
-            try:
-                return cls(folder, LeRobotDataset(f"local/{folder.name}", root=folder))
-            except Exception as error:  # whatever LeRobot raises for files that are missing or damaged
-                raise UserError(f"{folder}: LeRobot cannot read it ({in_one_line(error)})") from error
+        return cls(folder, opened(folder))
 
     def row(self, episode: int, step: int) -> int:
         """Return the row of a step. Raises UserError if it is not there."""

@@ -158,8 +158,8 @@ def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
     generator, memory = torch.Generator().manual_seed(config.seed), known.memory
     if guidance.terms:
         values = memory.quantities[:, [memory.names.index(term.quantity) for term in guidance.terms]]
-        told = guidance.terms, guidance.probes, memory.remembered.z, values, memory.episode
-        guidance = replace(guidance, probes=nearby(*told, generator))
+        known_of = guidance.terms, guidance.probes, memory.remembered.z, values, memory.episode
+        guidance = replace(guidance, probes=nearby(*known_of, generator))
     with progress_bar(config.updates, desc="fit") as bar:
         learned = fit(
             *(known.model, guidance, memory.remembered, known.spec.discount, config.updates, generator),
@@ -223,9 +223,9 @@ def examples(said: str, config: GuideConfig, known: Known) -> Compiled:
         (good, bad), values = (known.memory.remembered.z[each] for each in rows), known.memory.quantities[rows[0]]
     terms = compiling.alike(values, known.probes, known.memory)
     made = Guidance(terms, known.probes.chosen([term.quantity for term in terms]))
-    apart = compiling.auc(made, good, bad)
+    apart = compiling.auc(made.reward(torch.cat([good, bad])).numpy(), np.arange(len(good) + len(bad)) < len(good))
     say(f"{len(good)} good, {len(bad)} bad{'' if apart is None else f', told apart with an AUC of {apart:.3f}'}")
-    return Compiled(terms, made_from={"examples": said}, facts={"auc": apart and round(apart, 4)})
+    return Compiled(terms, made_from={"examples": said}, facts={"auc": apart})
 
 
 def reward(said: str, config: GuideConfig, known: Known) -> Compiled:

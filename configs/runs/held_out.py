@@ -8,6 +8,7 @@ import torch
 
 from configs.runs.recordings import Recordings, Shown
 from configs.runs.run_folder import RECORDED
+from policies.guidance.compiling import auc
 from policies.tokens.curves import Curve
 from sim.so101.joints import JOINTS, Targets
 from worldmodel.model import WorldModel
@@ -102,13 +103,3 @@ class HeldOut:
             grid[-1][0].set(xlabel="updates", ylabel="held-out action error", ylim=(0, None))
             figure.suptitle("Targets of held-out episodes: recorded (grey), predicted from each state (orange)")
             save(path, figure)
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the probability that a score with a true label is above one with a false label, ties counting half."""
-    yes, no = int(labels.sum()), int((~labels).sum())
-    if not yes or not no:
-        return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return round(float((rank[labels].sum() - yes * (yes + 1) / 2) / (yes * no)), 4)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from configs.reporting import progress_bar, say
 from configs.runs.evaluation import Evaluation
+from configs.runs.film import HEIGHT, WIDTH
 from envs.cameras import frame
 from policies.decisions.graph import Explainer
 from policies.training.episodes import Step, play
@@ -21,8 +22,6 @@ from worldmodel.errors import UserError
 from worldmodel.mppi import Plan
 from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import STATE_KEY
-
-HEIGHT, WIDTH = 240, 320
 
 
 @dataclass(frozen=True)

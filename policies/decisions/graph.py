@@ -21,11 +21,9 @@ from worldmodel.observation import Observation
 from worldmodel.planner import join, search_in
 from worldmodel.senses import STATE_KEY, name
 
-READABLE = 0.5
-"""The least r2 of a probe whose quantity may name a group."""
 TOP = 8
 """How many of the most important groups are held at their means together, and one by one in the table."""
-SAYING = 3
+DESCRIBED = 3
 """How many quantities a group is described by."""
 
 
@@ -253,7 +251,7 @@ class Explainer:
             (slope,) = torch.autograd.grad(read[:, q].sum(), z, retain_graph=True)
             found.append((slope * (z.detach() - self.usual.latent)) @ self.member[:, :latent].float().T)
         said = torch.stack(found, -1)  # (T, G, Q)
-        order = said.abs().argsort(-1, descending=True)[..., :SAYING]
+        order = said.abs().argsort(-1, descending=True)[..., :DESCRIBED]
         return [
             [
                 tuple((self.probes.names[q], float(said[h, g, q])) for q in order[h, g].tolist())

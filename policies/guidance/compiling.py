@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from policies.guidance.memory import Memory
 from policies.guidance.storage import Reading
 from policies.guidance.wishes import READABLE, read_yaml
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Guidance, Head, Probes
+from worldmodel.guidance import Head, Probes
 from worldmodel.settings import Term
 
 WELL_READ = 0.9
@@ -154,12 +155,14 @@ def alike(values: Float[Tensor, "G Q"], probes: Probes, memory: Memory) -> tuple
     return _terms(names, middle, torch.maximum(2 * spread / math.sqrt(len(names)), LEAST * (chosen.high - chosen.low)))
 
 
-def auc(guidance: Guidance, good: Float[Tensor, "G D"], bad: Float[Tensor, "B D"]) -> float | None:
-    """Return how often a good moment's reward is above a bad one's (ties count half); None without bad ones."""
-    if not len(bad):
+def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the probability that a score with a true label is above one with a false label, ties counting half."""
+    yes, no = int(labels.sum()), int((~labels).sum())
+    if not yes or not no:
         return None
-    a, b = guidance.reward(good)[:, None], guidance.reward(bad)[None]
-    return float((a > b).float().mean() + (a == b).float().mean() / 2)
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return round(float((rank[labels].sum() - yes * (yes + 1) / 2) / (yes * no)), 4)
 
 
 def rewarding(function: Callable, memory: Memory, key: str) -> Head:
