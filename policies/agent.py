@@ -144,7 +144,7 @@ class Agent:
         self.model, self.planner = self._own
         if weight and guidances:
             self.model = Guided(self.model, guidances, weight, self._step_discount)
-            self.planner = self.planner and self.planner.of(self.model)
+            self.planner = self.planner and self.planner.of(self.model, self.model.leash(self.planner.config))
         self.td_check = self._fresh_check()
 
     def forget(self) -> None:

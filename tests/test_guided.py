@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import math
 import shutil
 import sys
@@ -32,7 +33,7 @@ from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Probes, closeness
+from worldmodel.guidance import Fitted, Guidance, Probes, closeness
 from worldmodel.guidance_fit import Remembered, fit
 from worldmodel.layers import twohot_mean
 from worldmodel.replay import Replay
@@ -91,9 +92,8 @@ def test_a_guidance_holds_from_the_next_decision_on_and_plans_begin_where_they_w
     def guide(step):
         if step == 5:  # in the middle of a token of two
             starts.append(agent.warm_start)
-            agent.td_check.state = torch.ones(8, 2)
             agent.guide([(wish, 1.0)], 1.0)
-            assert agent.warm_start is starts[0] and not agent.td_check.state.any()
+            assert agent.warm_start is starts[0] and agent.td_check is None
 
     actions, own = acted(agent, toys, between=guide), acted(plain, toys)
     assert torch.equal(actions[:6], own[:6]) and not torch.equal(actions[6], own[6])
@@ -119,6 +119,20 @@ def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(actin
     agent.guide([(wish, 1.0)], 1.0)
     following, reward, _ = agent.model.step(z, torch.zeros(7, agent.model.points))
     assert torch.allclose(agent.model.greedy_token(following)[1], reward) and bool(reward.any())
+
+
+def test_plans_stay_near_a_fitted_policy_and_no_policy_stands_in_for_one_that_was_not_fitted(acting, wish, toys):
+    """The nearer, the more it weighs."""
+    fitted = dataclasses.replace(wish, fitted=Fitted(acting().model.value, acting().model.actor))
+    seen, away = toys.observed({STATE_KEY: torch.randn(32, 3)}), []
+    for guidance, weight in (wish, 1.0), (fitted, 0.01), (fitted, 1.0):
+        agent = acting()
+        agent.guide([(guidance, 1.0)], weight)
+        assert (agent.td_check is None) == (guidance is wish)
+        plan = agent.planner.plan(seen, None, agent.generator)
+        policy = agent.model.policy(plan.latent).mode.detach()
+        away.append(float((plan.tokens[0] - policy).square().mean().sqrt()))
+    assert away[0] > 2 * away[2] and away[1] > 1.5 * away[2]
 
 
 def test_a_fit_learns_a_policy_that_earns_more_and_a_value_that_nears_what_it_earns(acting, wish, monkeypatch):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from worldmodel.layers import SquashedGaussian, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
-from worldmodel.settings import Term
+from worldmodel.settings import PlannerConfig, Term
 
 RIDGE = 1e-3
 """Weight of the penalty of a probe's squared weights, per moment."""
@@ -33,6 +33,9 @@ ANYWHERE, RIDGE_NEAR = 0.05, 1e-5
 1 where it is, and the penalty."""
 SHARP = 0.05
 """Share of a quantity's range within which a one-sided term rises to its full reward."""
+
+LEASH = 10.0
+"""What a squared distance of 1 from a fitted policy's plan costs, in control steps of full reward."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,17 @@ class Guided(WorldModel):
         self.fitted = nn.ModuleList(
             [part for g, _ in guidances if g.fitted for part in (g.fitted.value, g.fitted.actor)]
         )
+
+    def leash(self, config: PlannerConfig) -> PlannerConfig:
+        """Return how far plans may stray from the policy, in a planner's settings.
+
+        A fitted value was never corrected by trying: a free search finds its errors, one that is held to the policy by
+        LEASH does not. Without a fitted policy there is none of the guidance's to be held to, or to stand in for plans.
+        """
+        share = sum(share for guidance, share in self.guidances if guidance.fitted)
+        if not share:
+            return replace(config, td_check_steps=0)
+        return replace(config, anchor=max(config.anchor, LEASH * share * self.steps))
 
     def guided_reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
         """Return the guidances' weighted reward of one control step in latents, without the model's own."""

@@ -81,9 +81,9 @@ class Planner:
         self.search = replace(search, propose=wrap(search.propose))
         self._encode, self._step, self._refine = wrap(model.encode), wrap(model.step), wrap(refine)
 
-    def of(self, model: WorldModel) -> "Planner":
-        """Return a planner of the same settings for another model."""
-        return Planner(model, self.discount, self.config, self.compiled, self.score)
+    def of(self, model: WorldModel, config: PlannerConfig) -> "Planner":
+        """Return a planner like this for another model, by these settings."""
+        return Planner(model, self.discount, config, self.compiled, self.score)
 
     @torch.no_grad()
     def predict(
