@@ -15,7 +15,7 @@ import numpy as np
 
 from policies.storage.folders import aside_of, put
 from robot.datasets import DatasetError, info_of, opened, quiet, read
-from robot.recording import EPISODES, SCENE, STEPS, SUCCESS, columns
+from robot.recording import SCENE, STEPS, SUCCESS, columns, done, marks_of
 from sim.renderer import middle
 from worldmodel.errors import in_one_line
 from worldmodel.senses import STATE_KEY, is_image
@@ -47,10 +47,8 @@ class Episode:
 
     @property
     def done(self) -> np.ndarray | None:
-        """Whether the task was done after each step (T,); with the episode's own mark alone, after its last."""
-        if SUCCESS in self.columns:
-            return self.columns[SUCCESS].reshape(-1).astype(bool)
-        return None if self.success is None else (np.arange(len(self)) == len(self) - 1) & self.success
+        """Whether the task was done after each step (T,); None if nothing says so."""
+        return done(self.success, self.columns.get(SUCCESS), len(self))
 
 
 def found(name: str) -> Path:
@@ -130,14 +128,6 @@ def _steps(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 ORDER = "episode_index", "frame_index"
-
-
-def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
-    """Return what the table of episodes says of each: whether it succeeded, and its simulated task."""
-    table = columns(folder, EPISODES, ("episode_index", "success", "sim_task"))
-    nothing = [None] * len(table["episode_index"])
-    rows = zip(table["episode_index"], table.get("success", nothing), table.get("sim_task", nothing), strict=True)
-    return {number: (success, task or "") for number, success, task in rows}
 
 
 def _frames(
