@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import replace_file
-from robot.datasets import ACTION, DatasetError, info_of, names_of, quiet, tables_in
-from robot.recording import EPISODES, INTERVENTION, MEASURED, STEPS, SUCCESS, columns, done, marks_of
+from robot.datasets import ACTION, EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
+from robot.recording import INTERVENTION, MEASURED, SUCCESS, done, marks_of
 from robot.repair import Clip, frames
 from robot.safety.limits import RANGES
 from sim.renderer import shows

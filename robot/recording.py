@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import DatasetError, info_of, names_of, quiet, tables_in
+from robot.datasets import EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
 MEASURED, SUCCESS, SCENE = "measured_timestamp", "next.success", "observation.environment_state"
 INTERVENTION = "intervention"  # as lerobot-rollout has it
-EPISODES, STEPS = "meta/episodes", "data"
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
 """The most episodes that are drawn, evenly chosen: more would blur the picture."""
@@ -215,27 +214,6 @@ def _add_columns(folder: Path, columns: dict) -> None:
     for name, value in columns.items():
         table = table.append_column(name, pyarrow.array([value]))
     pyarrow.parquet.write_table(table, path)
-
-
-def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
-    """Return columns of a folder's Parquet files: those in `wanted` that exist, or else all but statistics.
-
-    Raises DatasetError if there is none, or one cannot be read.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    tables = []
-    for file in tables_in(dataset, folder):
-        try:
-            there = pyarrow.parquet.read_schema(file).names
-            names = [name for name in there if name in wanted or (not wanted and not name.startswith("stats/"))]
-            tables.append(pyarrow.parquet.read_table(file, columns=names))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DatasetError(f"{file}: not readable; semagram-data repair={dataset} out=<copy>") from error
-    if not tables:
-        raise DatasetError(f"{dataset / folder}: nothing there; semagram-data repair={dataset} out=<copy>")
-    return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
 
 
 def done(mark: bool | None, told: np.ndarray | None, count: int) -> np.ndarray | None:

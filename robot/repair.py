@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put
-from robot.datasets import DatasetError, info_of, quiet, tables_in
-from robot.recording import EPISODES, STEPS
-from robot.recording import columns as columns_of
+from robot.datasets import EPISODES, STEPS, DatasetError, info_of, quiet, tables_in
+from robot.datasets import columns as columns_of
 from robot.ticks import same_priority
 from robot.unfinished import row_groups
 

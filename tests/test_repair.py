@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from configs.arm.dataset import data
 from robot import repair
-from robot.datasets import DatasetError
-from robot.recording import MEASURED, STEPS, EpisodeInfo, Parts
+from robot.datasets import STEPS, DatasetError
+from robot.recording import MEASURED, EpisodeInfo, Parts
 from robot.settings import DataConfig
 from robot.unfinished import row_groups
 from sim.so101.joints import JOINTS
