@@ -1,8 +1,6 @@
 """LeRobotDatasets: what is written comes back, LeRobot reads it too, and a broken one is refused in one line."""
 
-import contextlib
 import json
-import os
 import shutil
 
 import numpy as np
@@ -38,23 +36,6 @@ def test_what_was_written_comes_back_and_lerobot_reads_it(written):
     dataset = LeRobotDataset("local/arm", root=written)
     assert (len(dataset), dataset.num_episodes, dataset.fps) == (16, 3, 25)
     assert dataset[3]["action"].tolist() == pytest.approx(recording().episodes[0][3].tolist())
-
-
-def test_all_of_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    log, fsync, rename = [], os.fsync, os.rename
-
-    def written(folder, *_):
-        (folder / "data").mkdir(parents=True)
-        (folder / "data" / "a").write_text("steps")
-
-    named = lambda handle: os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: E731
-    monkeypatch.setattr("robot.datasets._write", written)
-    monkeypatch.setattr("robot.datasets.quiet", contextlib.nullcontext)
-    monkeypatch.setattr(os, "fsync", lambda handle: log.append(named(handle)) or fsync(handle))
-    monkeypatch.setattr(os, "rename", lambda *paths: log.append("rename") or rename(*paths))
-    write(tmp_path / "arm", recording(), "wave")
-    assert sorted(log[: log.index("rename")]) == [f".arm.{os.getpid()}", "a", "data"]
-    assert log[log.index("rename") :] == ["rename", tmp_path.name]
 
 
 def test_what_interrupted_writing_is_gone_and_what_a_killed_process_left_too(tmp_path):

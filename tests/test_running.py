@@ -103,17 +103,6 @@ def test_past_a_curve_the_arm_comes_to_rest_evenly_within_its_range_and_stays(ac
     assert not inside or (np.abs(rates[len(actions)][moved]) > 0).all()  # it does not stop dead
 
 
-def test_what_lies_ahead_is_what_comes():
-    track, rng = TokenTrack(targets(), HZ), np.random.default_rng(0)
-    track.begin(rng.uniform(-1, 1, (5, 6)))
-    last = track.next(REST)
-    ahead = track.ahead(last)
-    assert len(ahead) == track.left == 4
-    for expected in ahead:
-        last = track.next(last)
-        assert np.array_equal(last, expected)
-
-
 class Estimator:
     """Whose state is the number of targets that lie ahead."""
 
@@ -184,15 +173,6 @@ def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest(arms):
     resting, again = taken.index(0.0, 1), taken.index(0.04)
     assert set(taken[resting:again]) == {0.0} and 0.02 not in taken
     assert taken[again : again + 4] == [0.04] * 4
-
-
-@pytest.mark.parametrize("delay", [12, 200])
-def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(arms, delay):
-    planner = arms.FakePlanner(otherwise=delay)
-    taken, plans = pursue(planner, 6 * delay)
-    assert {0.01, 0.03} <= set(taken)  # 2 was asked for while the arm still moved
-    assert all(then[0] - first[0] >= delay for first, then in zip(planner.asked, planner.asked[1:], strict=False))
-    assert plans.late >= 2
 
 
 @pytest.fixture
