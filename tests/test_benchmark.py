@@ -15,7 +15,7 @@ from configs.schema import BenchConfig
 from envs import suite
 from envs.benchmark import anchors, table
 from envs.benchmark.results import Result, ResultsError, read, read_curve, run_of, write
-from envs.benchmark.table import document, interquartile_mean, mean_interval, rows, stratified_interval
+from envs.benchmark.table import document, mean_interval, rows, stratified_interval
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
@@ -98,16 +98,6 @@ def test_a_broken_metrics_file_is_refused_in_one_line(tmp_path, content):
 
 
 # Statistics.
-
-
-def test_interquartile_mean_ignores_the_outer_quarters():
-    scores = np.random.default_rng(0).normal(size=16)
-    order = np.argsort(scores)
-    wild = scores.copy()
-    wild[order[:4]], wild[order[-4:]] = -1e6, 1e6
-    assert interquartile_mean(wild) == pytest.approx(interquartile_mean(scores))
-    assert interquartile_mean(scores) == pytest.approx(np.sort(scores)[4:12].mean())
-    assert interquartile_mean(np.array([1.0, 2.0, 9.0])) == 4
 
 
 def test_interval_covers_the_mean_nineteen_times_in_twenty():

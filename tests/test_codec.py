@@ -13,10 +13,9 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
-from policies.codec.events import LEVEL_BITS, all_ramps, changes, fit_events, resting_levels
+from policies.codec.events import all_ramps, changes, fit_events
 from policies.codec.fitting import windows_of
-from policies.codec.quantizer import BitPacking, ScalarQuantizer, best_split, order
-from policies.codec.spline_pca import SplinePCA
+from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.storage.folders import FolderError, write_folder
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
@@ -209,19 +208,6 @@ def test_one_bit_is_the_best_two_level_quantiser(quantizer):
     assert quantizer.errors[0, 1] / quantizer.errors[0, 0] == pytest.approx(1 - 2 / np.pi, abs=0.02)
 
 
-@given(st.lists(st.integers(-9, 9), min_size=4, max_size=30))
-def test_a_split_is_the_best_of_all_that_part_different_samples(samples):
-    ordered = np.sort(np.array(samples, dtype=float))
-
-    def error(at):
-        return sum(((part - part.mean()) ** 2).sum() for part in (ordered[:at], ordered[at:]))
-
-    places = [at for at in range(1, len(ordered)) if ordered[at - 1] < ordered[at]]
-    found = best_split(ordered)
-    assert found in places if places else found == 0
-    assert not places or error(found) == pytest.approx(min(map(error, places)))
-
-
 def test_the_largest_gain_comes_first_and_groups_stay_together():
     gains = [[((0,), 5.0), ((0,), 1.0)], [((1, 2), 8.0)], [((3,), 4.5)]]
     assert order(gains, 5).tolist() == [0, 3, 1, 2, 0]
@@ -246,26 +232,3 @@ def test_a_gripper_that_opens_and_closes_is_two_events_in_their_order():
     found = fit_events(change, np.array([-1.0]), np.array([-1.0, 1.0]), 4, all_ramps(30, (1.0, 2.0, 4.0)))
     assert changes(found, np.array([-1.0]), 30) == pytest.approx(change, abs=1e-9)
     assert found[0, :2] == pytest.approx(event[0]) and (found[0, 2:, 0] == 30).all()
-
-
-def test_levels_are_where_a_signal_rests():
-    square = np.repeat([[0.0, 1.0, 0.0, 0.5], [1.0, 0.5, 1.0, 0.0]], 10, axis=1)
-    assert resting_levels(square) == pytest.approx([0, 0.5, 1])
-    many = np.linspace(0, 1, 2**LEVEL_BITS)
-    assert resting_levels(np.tile(np.repeat(many, 500), (13, 1))) == pytest.approx(many)
-    assert resting_levels(np.repeat(np.linspace(0, 1, 2 ** (LEVEL_BITS + 1)), 50)[None]) is None  # too many
-    assert resting_levels(np.cumsum(np.full((2, 40), 0.1), axis=1)) is None
-    triangle = np.tile(np.r_[0.0, np.linspace(0, 1, 11), np.linspace(1, 0, 11)], 5)  # hardly ever at rest
-    assert resting_levels(triangle[None]) is None
-
-
-@pytest.mark.parametrize("relative", [True, False])
-def test_all_numbers_of_a_stroke_are_its_least_squares_curve(relative):
-    """Without rounding, decoding is the projection onto the curves: what it leaves is orthogonal to them."""
-    rng = np.random.default_rng(0)
-    start = rng.normal(size=(40, 2)) * relative
-    paths = np.cumsum(rng.normal(size=(40, 15, 2)), axis=1)
-    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6, relative=relative))
-    drawn = spline.curve(spline.numbers(paths, start), start) - start[:, None]
-    left = np.einsum("tm,ntd->nmd", spline.basis[:, 1:], paths - drawn)
-    assert np.abs(left).max() < 1e-8 < np.abs(paths - drawn).max()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.safety.braking import Swept, Workspace, braked, stoppable, stopping, time_to_rest
+from robot.safety.braking import braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
 from robot.safety.input_check import Stamped
 from robot.safety.limits import Box, JointLimits, Limits, so101
@@ -229,25 +229,6 @@ def test_a_goal_below_the_floor_slides_along_it():
     assert 0 <= command.margins.box_m < 0.005
 
 
-def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
-    tip, rng = Fingertip(), np.random.default_rng(0)
-    workspace = Workspace(BOX, tip)
-    for _ in range(50):
-        joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
-        swept = workspace.swept(joints, stopping)
-        for _ in range(20):
-            place, _ = tip.place(joints + rng.uniform(0, 1, 6) * stopping)
-            assert (place >= swept.low - 1e-9).all()
-            assert (place <= swept.high + 1e-9).all()
-        still, (place, _) = workspace.swept(joints, np.zeros(6)), tip.place(joints)
-        np.testing.assert_array_equal([still.low, still.high], [place, place])
-        assert workspace.margin(joints) == min(*(place - BOX.low), *(BOX.high - place))
-        workspace.begin(joints)
-        assert workspace.holds(still)  # it may stay where it was found
-    stuck = Swept(BOX.low - 1, BOX.high, np.zeros((3, 6)))
-    assert not workspace.slid(stuck, np.ones(6)).any()  # no joint moves the tip: nothing to be done
-
-
 @pytest.mark.parametrize("forgets", [False, True])
 def test_after_a_release_it_sends_nothing_of_before(forgets):
     """The arm may have sunk in a pause, or a simulation's reset have put it elsewhere."""
@@ -280,13 +261,6 @@ def brake(rate: float, acceleration: float, lengths: list[float]):
         assert after * rate >= 0
         rate, moved = after, moved + after * dt
     return moved, rate
-
-
-@given(rates, accelerations, steps)
-def test_braking_moves_at_most_the_stopping_distance_whatever_the_steps(rate, acceleration, lengths):
-    moved, _ = brake(rate, acceleration, lengths)
-    assert abs(moved) <= abs(float(stopping(rate, acceleration))) * (1 + 1e-9) + 1e-9
-    assert moved * rate >= 0
 
 
 @given(rates, accelerations, st.floats(1e-3, 0.5))

@@ -25,7 +25,7 @@ from robot.ticks import Ticks
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 
-KILLS = Path(__file__).parent / "bench" / "record_kills.py"
+KILLS = Path(__file__).parent / "bench" / "kills.py"
 CAREFUL_RATE = 30.0  # degrees a second: the gate's careful limit, a quarter of what the script asks for
 
 
@@ -128,8 +128,8 @@ def test_the_same_seed_records_the_same(recorded):
 
 @pytest.mark.slow
 def test_nothing_that_was_safe_is_lost_to_a_kill(tmp_path):
-    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 3)
-    assert found["lost"] == found["unreadable"] == [] and found["while_recording"] > 0
+    found = runpy.run_path(str(KILLS))["killed"]("ours", tmp_path, 3)
+    assert found["wrong"] == [] and found["while_recording"] > 0
 
 
 def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):

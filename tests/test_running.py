@@ -230,23 +230,6 @@ def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_do
     assert len(judged) == 30 and len(wired.loop.ticks.late_s) == 41
 
 
-def test_a_sink_gets_each_step_with_its_times_and_an_episode_without_a_step_is_not_done(wired):
-    assert wired.loop.episode(wired.driver, 5) is None
-    wired.driver.goal = lambda reading, last: None
-    assert wired.loop.episode(wired.driver, 5, lambda: True) is False
-    assert [(step.episode, step.number, step.success) for step in wired.steps] == [(1, k, None) for k in range(6)]
-    for step in wired.steps:
-        assert step.at_s == pytest.approx(step.number / HZ, abs=0.01) and 0 <= step.late_s < step.work_s < 0.5 / HZ
-
-
-def test_ticks_that_are_left_out_reach_the_driver(wired):
-    wired.at[20] = lambda: wired.arm.clock.sleep(3.5 / HZ)
-    assert wired.loop.episode(wired.driver, 60, lambda: False) is False
-    steps = wired.driver._estimator.followed
-    assert sorted(steps)[-2:] == [1, 3]
-    assert sum(steps) == len(steps) + wired.loop.ticks.skipped
-
-
 @pytest.mark.parametrize(
     ("faults", "happens", "line"),
     [
