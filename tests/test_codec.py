@@ -145,16 +145,16 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
 
 
-@pytest.mark.parametrize("damage", ["kind", "settings", "length", "numbers"])
-def test_a_codec_whose_parts_do_not_fit_is_refused_where_it_is_loaded(codec, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["kind", "settings", "arrays"])
+def test_what_is_no_codec_is_refused_in_one_line(codec, tmp_path, damage):
     """Each file is whole by itself, and so is the manifest."""
     codec.save(tmp_path / "codec")
     about = json.loads((tmp_path / "codec" / "config.json").read_text())
     arrays = load_file(tmp_path / "codec" / "codec.safetensors")
-    about["codec"] |= {"settings": {"ids": 6.0}, "length": {"length": 40}}.get(damage, {})
+    about["codec"] |= {"ids": 6.0} if damage == "settings" else {}
     about["type"] = "semagram" if damage == "kind" else about["type"]
-    if damage == "numbers":
-        arrays["scaling.middle"] = np.full_like(arrays["scaling.middle"], np.nan)
+    if damage == "arrays":
+        del arrays["scaling.middle"]
     files = {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}
     write_folder(tmp_path / "x", files, {})
     with pytest.raises(FolderError, match="x") as caught:

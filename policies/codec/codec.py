@@ -163,25 +163,16 @@ class Codec:
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Codec":
-        """Load the codec that `save` wrote, and code a chunk, which shows whether its parts fit each other.
-
-        Raises FolderError for a folder that is incomplete or holds no codec.
-        """
+        """Load the codec that `save` wrote. Raises FolderError for a folder that is incomplete or holds no codec."""
         folder = Path(path)
         check_folder(folder, (CONFIG, ARRAYS))
         try:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
-            codec = cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
-            start = np.zeros(codec.channels)
-            with np.errstate(all="ignore"):
-                ids = codec.encode(np.zeros((codec.config.length, codec.channels)), start)
-                if not np.isfinite(codec.decode(ids, start)).all():
-                    raise ValueError("it decodes to what is not finite")
-        except (KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
+            return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
-        return codec
 
     @classmethod
     def _of(cls, config: CodecConfig, file: Path) -> "Codec":
