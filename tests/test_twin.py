@@ -156,7 +156,7 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, command,
     twin.process.communicate()
     with pytest.raises(ValueError, match=rf"^port_file={twin.port_file}: its twin is gone; start `semagram"):
         port_of_twin(twin.port_file)
-    again = start_twin(tmp_path, f"control_file={tmp_path / 'own'}")
+    again = start_twin(tmp_path)
     assert port_of_twin(twin.port_file) == again.port()
     assert again.stop()["packets"] == 0
 

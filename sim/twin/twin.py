@@ -29,8 +29,6 @@ class TwinConfig:
     """The settings of semagram-twin."""
 
     port_file: str = ""
-    calibration_file: str = ""
-    control_file: str = ""
     scene: str = ""
     faults: FaultConfig = field(default_factory=FaultConfig)
 
@@ -39,17 +37,17 @@ class TwinConfig:
         if not self.port_file:
             raise InvalidValue("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
-            raise InvalidValue(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+            raise InvalidValue(f"port_file={self.port_file}: {self.control_path} has more than {LONGEST_SOCKET} bytes")
 
     @property
     def control_path(self) -> Path:
         """Path of the control channel's socket."""
-        return Path(self.control_file or control_of(Path(self.port_file)))
+        return control_of(Path(self.port_file))
 
     @property
     def calibration_path(self) -> Path:
-        """Path of the calibration file; by default `twin.json` beside the port file."""
-        return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))
+        """Path of the calibration file: `twin.json` beside the port file."""
+        return Path(self.port_file).with_name("twin.json")
 
 
 class Port:
