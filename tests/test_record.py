@@ -153,28 +153,6 @@ def test_what_is_kept_is_what_reached_the_servos(arms, monkeypatch, tmp_path):
     assert 5 < sent[-1] < CAREFUL_RATE and (np.diff(sent) <= CAREFUL_RATE * np.diff(at_s) + 0.1).all()
 
 
-def test_an_episode_lasts_its_seconds_however_slow_a_step_is(arms):
-    """As with a camera of half the rate."""
-
-    class Slow(SimpleNamespace):
-        fault = margins = None
-
-        def get_observation(self):
-            clock.now += 0.065
-            return {}
-
-    still = Driver()
-    still.goal = lambda reading, last: np.zeros(6)
-    robot = Slow(values=lambda named: np.zeros(6), send_action=lambda goal, at: {})
-    clock, kept = arms.Clock(look=0.0), []
-    ticks = Ticks(30, clock)
-    Loop(robot, ARM, ticks, [lambda step: kept.append(step.at_s)]).episode(still, 600)
-    assert kept[0] == 0 and 20 <= clock.now < 20.1
-    np.testing.assert_allclose(np.diff(kept), 0.065, atol=0.035)
-    assert ticks.mean_hz == pytest.approx(1 / 0.065, abs=0.1)
-    assert len(kept) + ticks.skipped == 600 and ticks.late > 200
-
-
 FEATURES = {"action": {"dtype": "float32", "shape": (6,), "names": None}}
 
 
