@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put
-from robot.datasets import EPISODES, STEPS, DatasetError, info_of, quiet, tables_in
+from robot.datasets import EPISODES, STEPS, DatasetError, info_of, opened, quiet, tables_in
 from robot.datasets import columns as columns_of
 from robot.ticks import same_priority
 from robot.unfinished import row_groups
@@ -49,8 +49,6 @@ def repair(dataset: Path, out: Path) -> dict:
 
     `dropped` names the episodes that are not complete, and why. Raises DatasetError if there is none, and OSError.
     """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
     parts = sorted(path for path in (dataset.parent / f".{dataset.name}.parts").glob("*") if path.name.isdigit())
@@ -63,7 +61,7 @@ def repair(dataset: Path, out: Path) -> dict:
             if not (episodes := list(_complete(dataset, info, scratch, dropped))):
                 raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
             _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
-        read = LeRobotDataset(f"local/{out.name}", root=aside)
+        read = opened(aside)
         assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
     return {"episodes": read.num_episodes, "frames": len(read), "dropped": dropped, "dataset": str(out)}
