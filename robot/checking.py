@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import replace_file
-from robot.datasets import ACTION, DatasetError, info_of, names_of, quiet, tables_in
-from robot.recording import EPISODES, INTERVENTION, MEASURED, STEPS, SUCCESS, columns
+from robot.datasets import ACTION, EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
+from robot.recording import INTERVENTION, MEASURED, SUCCESS, done, marks_of
 from robot.repair import Clip, frames
 from robot.safety.limits import RANGES
 from sim.renderer import shows
@@ -36,18 +36,18 @@ def check(dataset: Path) -> dict:
     names = names_of(info["features"][ACTION], width) if width else ()
     wrong: dict[int, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
+    marks, succeeded, seconds = marks_of(dataset), list[bool | None](), 0.0
     for place, number in enumerate(about["episode_index"]):
         steps = {name: values[rows["episode_index"] == number] for name, values in rows.items()}
+        told = done(marks[number][0], steps.get(SUCCESS), len(steps["episode_index"]))
+        succeeded.append(None if told is None else bool(told.any()))
+        seconds += float(np.ptp(steps[MEASURED])) if MEASURED in steps and steps[MEASURED].size else 0.0
         found = _of_steps(steps, fps, names) | _of_cameras(dataset, info, about, place)
         if len(steps["episode_index"]) != about["length"][place]:
             found[f"steps missing of {about['length'][place]}"] = about["length"][place] - len(steps["episode_index"])
         wrong[number] += [f"{what}: {count}" if count > 1 else what for what, count in found.items() if count]
         counts.update(found)
-    lengths, done = np.array(about["length"]), success(about, rows)
-    known = [each for each in done if each is not None]
-    spans = rows[MEASURED].reshape(-1) if MEASURED in rows else np.zeros(0)
-    times = [spans[rows["episode_index"] == number] for number in about["episode_index"]] if len(spans) else []
-    seconds = sum(float(each[-1] - each[0]) for each in times if len(each))
+    lengths, known = np.array(about["length"]), [each for each in succeeded if each is not None]
     return {
         "episodes": len(lengths),
         "frames": int(lengths.sum()),
@@ -56,22 +56,13 @@ def check(dataset: Path) -> dict:
         "shortest_s": round(float(lengths.min()) / fps, 3),
         "longest_s": round(float(lengths.max()) / fps, 3),
         "success_rate": round(float(np.mean(known)), 4) if known else None,
-        "unmarked": len(done) - len(known),
+        "unmarked": len(lengths) - len(known),
         "intervention_rate": round(float(rows[INTERVENTION].mean()), 4) if INTERVENTION in rows else None,
         "found": {what: int(count) for what, count in counts.items() if count},
         "wrong": {str(number): each for number, each in wrong.items() if each},
         "tasks": dict(Counter(task for tasks in about["tasks"] for task in tasks)),
         "dataset": str(dataset),
     }
-
-
-def success(about: dict[str, list], rows: dict[str, np.ndarray]) -> list[bool | None]:
-    """Return whether each episode succeeded: as marked, or else as its steps say; None if neither does."""
-    marked = about.get("success") or [None] * len(about["episode_index"])
-    if SUCCESS not in rows:
-        return marked
-    done = {number: bool(rows[SUCCESS][rows["episode_index"] == number].any()) for number in about["episode_index"]}
-    return [done[number] if mark is None else mark for number, mark in zip(about["episode_index"], marked, strict=True)]
 
 
 def _of_steps(steps: dict[str, np.ndarray], fps: float, names: Sequence[str]) -> dict[str, int]:

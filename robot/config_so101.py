@@ -94,7 +94,6 @@ class SO101SimConfig(RobotConfig):
     seed: int = 0
     control_hz: float = 30.0
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
-    use_degrees: bool = True
 
     def __post_init__(self):
         """Raise ValueError for an unknown task or a value out of range."""

@@ -1,7 +1,8 @@
-"""LeRobotDataset folders (version 3): read the actions of one, episode by episode, or write a new one."""
+"""LeRobotDataset folders (version 3): read the columns of one, episode by episode, or write actions to a new one."""
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from policies.storage.folders import aside_of, put
 from worldmodel.errors import UserError, in_one_line
 
 ACTION = "action"
-COLUMNS = (ACTION, "episode_index", "frame_index")
+EPISODES, STEPS = "meta/episodes", "data"
+ORDER = "episode_index", "frame_index"
 VERSION = "v3."
 
 
@@ -30,35 +32,71 @@ class Recording:
 
 
 def read(folder: Path) -> Recording:
-    """Read the actions of a LeRobotDataset on disk. Raises DatasetError.
+    """Read the actions of a LeRobotDataset on disk. Raises DatasetError."""
+    info = info_of(folder)
+    found, episode = steps_of(folder, (ACTION,))
+    ends = np.flatnonzero(np.diff(episode)) + 1
+    names = names_of(info["features"][ACTION], found[ACTION].shape[1])
+    return Recording(np.split(found[ACTION], ends), names, float(info["fps"]))
 
-    They are read from its Parquet files directly: LeRobot takes seconds to import and would decode the cameras too.
+
+def steps_of(folder: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return those of the columns `keys` that were recorded, float32 (T, ...), and each step's episode (T,), in order.
+
+    They are read from the Parquet files directly: LeRobot takes seconds to import and would decode the cameras too. An
+    action is a vector (T, D) even where it is one number. Raises DatasetError.
     """
     info = info_of(folder)
-    feature = info["features"].get(ACTION)
-    if feature is None:
+    if ACTION not in info["features"]:
         raise DatasetError(f"{folder}: no {ACTION!r} among its features: {', '.join(info['features'])}")
-    files = tables_in(folder, "data")
-    if not files:
-        raise DatasetError(f"{folder / 'data'}: no chunk-*/file-*.parquet, so no step was recorded")
-    columns = [part for part in map(_columns, files) if len(part[0])]
-    if not columns:
-        raise DatasetError(f"{folder}: no step was recorded")
-    widths = sorted({part[0].shape[1] for part in columns})
-    if len(widths) > 1:
-        raise DatasetError(f"{folder / 'data'}: actions of {' and '.join(map(str, widths))} numbers; all of one width")
-    steps, episode, frame = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    if not np.isfinite(steps).all():
-        at = int(np.flatnonzero(~np.isfinite(steps).all(axis=1))[0])
-        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: not finite as float32")
+    there = [key for key in keys if key in info["features"]]
+    table = columns(folder, STEPS, (*there, *ORDER))
+    if lacking := [name for name in (*there, *ORDER) if name not in table]:
+        raise DatasetError(f"{folder / STEPS}: no column {lacking[0]}")
+    episode, frame = (np.array(table[name]) for name in ORDER)
+    if len(episode) != (stated := info.get("total_frames", len(episode))):
+        raise DatasetError(f"{folder / STEPS}: {len(episode)} steps, {stated} by meta/info.json; is it all there?")
     order = np.lexsort((frame, episode))
-    if len(twice := np.flatnonzero((np.diff(episode[order]) == 0) & (np.diff(frame[order]) == 0))):
-        at = order[twice[0]]
-        raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: there more than once")
-    if isinstance(stated := info.get("total_frames"), int) and stated != len(steps):
-        raise DatasetError(f"{folder / 'data'}: {len(steps)} steps, and {stated} by meta/info.json; is it all there?")
-    ends = np.flatnonzero(np.diff(episode[order])) + 1
-    return Recording(np.split(steps[order], ends), names_of(feature, steps.shape[1]), float(info["fps"]))
+    episode, frame = episode[order], frame[order]
+
+    def refuse(at: int, why: str) -> DatasetError:
+        return DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: {why}")
+
+    if (twice := (np.diff(episode) == 0) & (np.diff(frame) == 0)).any():
+        raise refuse(int(np.argmax(twice)), "there more than once")
+    found = {}
+    for key in there:
+        try:
+            with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused
+                values = np.array(table[key], np.float32)[order]
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{folder}: {key}: not numbers of one width ({in_one_line(error)})") from error
+        flat = values.reshape(len(values), -1)
+        if not (finite := np.isfinite(flat).all(1)).all():
+            raise refuse(int(np.argmin(finite)), f"{key} is not finite")
+        found[key] = flat if key == ACTION else values
+    return found, episode
+
+
+def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
+    """Return columns of a folder's Parquet files: those in `wanted` that exist, or else all but statistics.
+
+    Raises DatasetError if there is none, or one cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    mends, tables = f"semagram-data repair={dataset} out=<copy>", []
+    for file in tables_in(dataset, folder):
+        try:
+            there = pyarrow.parquet.read_schema(file).names
+            names = [name for name in there if name in wanted or (not wanted and not name.startswith("stats/"))]
+            tables.append(pyarrow.parquet.read_table(file, columns=names))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DatasetError(f"{file}: not readable; {mends}") from error
+    if not sum(map(len, tables)):
+        raise DatasetError(f"{dataset / folder}: nothing there; {mends}")
+    return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
 
 
 def opened(folder: Path, **options):
@@ -96,43 +134,6 @@ def info_of(folder: Path) -> dict:
     if not str(version).startswith(VERSION):
         raise DatasetError(f"{path}: codebase_version {version}, not {VERSION}x; convert it with LeRobot's own script")
     return info
-
-
-def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the actions (steps, D), and each step's episode and frame index."""
-    import pyarrow
-    import pyarrow.compute
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, OSError) as error:
-        raise DatasetError(f"{path}: not readable; a recording that was killed leaves such a file ({error})") from error
-    if any(table[name].null_count for name in COLUMNS):
-        raise DatasetError(f"{path}: steps that lack one of {', '.join(COLUMNS)}")
-    for name in COLUMNS[1:]:
-        if not pyarrow.types.is_integer(table[name].type):
-            raise DatasetError(f"{path}: {name} is a whole number, not {table[name].type}")
-    actions, widths = table[ACTION].combine_chunks(), [1]
-    wrong = f"{path}: actions are numbers, not {actions.type}"
-    if pyarrow.types.is_nested(actions.type):  # LeRobot stores a one-dimensional action as a scalar
-        try:
-            widths = pyarrow.compute.list_value_length(actions).unique().to_pylist()
-        except NotImplementedError as error:  # nested, but not a list type
-            raise DatasetError(wrong) from error
-        actions = actions.flatten()
-    if len(widths) > 1 or 0 in widths:
-        raise DatasetError(f"{path}: actions of {' and '.join(map(str, sorted(widths)))} numbers; all of one width")
-    try:
-        with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused later
-            flat = np.asarray(actions, dtype=np.float32)
-    except ValueError as error:
-        raise DatasetError(wrong) from error
-    return (
-        flat.reshape(len(table), *(widths or [1])),
-        np.asarray(table["episode_index"]),
-        np.asarray(table["frame_index"]),
-    )
 
 
 def names_of(feature: dict, count: int) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
-from sim.renderer import resized, shows, within
+from sim.renderer import middle, shows
 from worldmodel.encoder import sense_dropout_mask, shift
 from worldmodel.errors import UserError
 from worldmodel.imitation import ImitationBatch, imitation_loss
@@ -257,18 +257,11 @@ def perceived(batch: Mapping, senses: Shapes, wordless: bool = False) -> Observa
 
 
 def framed(frames: Tensor, height: int, width: int) -> UInt8[Tensor, "*B height width 3"]:
-    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, as `sim.renderer.middle` does.
-
-    Frames are processed one at a time, cropped before conversion, so that each stays in the processor's cache.
-    """
-    down, right = frames.shape[-2:]
-    rows, columns = within(down, right, height, width)
+    """Bring frames (*B, 3, h, w), floats in [0, 1] or bytes, to a model's size, one at a time."""
     small = []
     for frame in frames.cpu().reshape(-1, *frames.shape[-3:]):
-        part = frame[:, rows, columns]
-        if part.dtype != torch.uint8:
-            part = part.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-        small.append(resized(part.movedim(0, -1).numpy(), height, width))
+        whole = frame if frame.dtype == torch.uint8 else frame.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        small.append(middle(whole.movedim(0, -1).numpy(), height, width))
     return torch.from_numpy(np.stack(small)).view(*frames.shape[:-3], *small[0].shape)
 
 

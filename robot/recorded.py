@@ -9,20 +9,21 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from policies.storage.folders import aside_of, put
-from robot.datasets import DatasetError, info_of, opened, quiet, read
-from robot.recording import EPISODES, SCENE, STEPS, SUCCESS, columns
+from robot.datasets import ACTION, DatasetError, info_of, opened, quiet, steps_of
+from robot.recording import SCENE, SUCCESS, done, marks_of
 from sim.renderer import middle
 from worldmodel.errors import in_one_line
 from worldmodel.senses import STATE_KEY, is_image
 
 REWARD, INTERVENTION = "next.reward", "intervention"
 """LeRobot's columns of the reward after a step, and of whether a person had taken over from a policy."""
-COLUMNS = (STATE_KEY, SCENE, SUCCESS, REWARD, INTERVENTION)
+COLUMNS = (ACTION, STATE_KEY, SCENE, SUCCESS, REWARD, INTERVENTION)
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,8 @@ class Episode:
 
     @property
     def done(self) -> np.ndarray | None:
-        """Whether the task was done after each step (T,); with the episode's own mark alone, after its last."""
-        if SUCCESS in self.columns:
-            return self.columns[SUCCESS].reshape(-1).astype(bool)
-        return None if self.success is None else (np.arange(len(self)) == len(self) - 1) & self.success
+        """Whether the task was done after each step (T,); None if nothing says so."""
+        return done(self.success, self.columns.get(SUCCESS), len(self))
 
 
 def found(name: str) -> Path:
@@ -94,50 +93,18 @@ def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: fl
 
     Raises DatasetError for what cannot be read or is not finite, and if the frames would take more than `cache_gb`.
     """
-    actions = read(folder)
-    recorded, numbers = _steps(folder)
+    recorded, numbers = steps_of(folder, COLUMNS)
     marks = marks_of(folder)
     frames, seconds = _frames(folder, sizes, len(numbers), cache_gb) if sizes else ({}, 0.0)
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    borders = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist()
     episodes = []
-    for start, action in zip(starts, actions.episodes, strict=True):
-        rows, number = slice(start, start + len(action)), int(numbers[start])
+    for start, end in pairwise(borders):
+        rows, number = slice(start, end), int(numbers[start])
         success, sim_task = marks.get(number, (None, ""))
         mine = {key: values[rows] for key, values in recorded.items()}
         shown = {key: values[rows] for key, values in frames.items()}
-        episodes.append(Episode(folder, number, action, mine, shown, success, sim_task))
+        episodes.append(Episode(folder, number, mine.pop(ACTION), mine, shown, success, sim_task))
     return episodes, seconds
-
-
-def _steps(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the columns of all steps, and each step's episode, in their order. Raises DatasetError."""
-    there = [key for key in COLUMNS if key in info_of(folder)["features"]]
-    table = columns(folder, STEPS, (*there, *ORDER))
-    episode, frame = (np.array(table[name]) for name in ORDER)
-    order = np.lexsort((frame, episode))
-    found = {}
-    for key in there:
-        try:
-            values = np.array(table[key], dtype=np.float32)[order]
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"{folder}: {key}: not numbers of one width ({in_one_line(error)})") from error
-        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-        if not finite.all():
-            at = order[int(np.argmin(finite))]
-            raise DatasetError(f"{folder}: episode {episode[at]}, frame {frame[at]}: {key} is not finite")
-        found[key] = values
-    return found, episode[order]
-
-
-ORDER = "episode_index", "frame_index"
-
-
-def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
-    """Return what the table of episodes says of each: whether it succeeded, and its simulated task."""
-    table = columns(folder, EPISODES, ("episode_index", "success", "sim_task"))
-    nothing = [None] * len(table["episode_index"])
-    rows = zip(table["episode_index"], table.get("success", nothing), table.get("sim_task", nothing), strict=True)
-    return {number: (success, task or "") for number, success, task in rows}
 
 
 def _frames(

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import DatasetError, info_of, names_of, quiet, tables_in
+from robot.datasets import EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
 MEASURED, SUCCESS, SCENE = "measured_timestamp", "next.success", "observation.environment_state"
 INTERVENTION = "intervention"  # as lerobot-rollout has it
-EPISODES, STEPS = "meta/episodes", "data"
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
 DRAWN = 100
 """The most episodes that are drawn, evenly chosen: more would blur the picture."""
@@ -217,25 +216,24 @@ def _add_columns(folder: Path, columns: dict) -> None:
     pyarrow.parquet.write_table(table, path)
 
 
-def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
-    """Return columns of a folder's Parquet files: those in `wanted` that exist, or else all but statistics.
+def done(mark: bool | None, told: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return whether an episode's task was done after each of its `count` steps (T,); None if nothing says so.
 
-    Raises DatasetError if there is none, or one cannot be read.
+    `mark`: the episode's own; a person's counts before what its steps `told`. A success that no step told of is at the
+    episode's end.
     """
-    import pyarrow
-    import pyarrow.parquet
+    told = None if told is None else told.reshape(-1).astype(bool)
+    if mark is None or (mark and told is not None and told.any()):
+        return told
+    return (np.arange(count) == count - 1) & mark
 
-    tables = []
-    for file in tables_in(dataset, folder):
-        try:
-            there = pyarrow.parquet.read_schema(file).names
-            names = [name for name in there if name in wanted or (not wanted and not name.startswith("stats/"))]
-            tables.append(pyarrow.parquet.read_table(file, columns=names))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DatasetError(f"{file}: not readable; semagram-data repair={dataset} out=<copy>") from error
-    if not tables:
-        raise DatasetError(f"{dataset / folder}: nothing there; semagram-data repair={dataset} out=<copy>")
-    return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
+
+def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
+    """Return what the table of episodes says of each: whether it succeeded, if it does, and its simulated task."""
+    table = columns(folder, EPISODES, ("episode_index", "success", "sim_task"))
+    nothing = [None] * len(table["episode_index"])
+    rows = zip(table["episode_index"], table.get("success", nothing), table.get("sim_task", nothing), strict=True)
+    return {number: (success, task or "") for number, success, task in rows}
 
 
 def summary(dataset: Path) -> dict:
@@ -270,7 +268,7 @@ def picture(path: Path, dataset: Path, title: str) -> None:
     wanted = ("episode_index", "timestamp", MEASURED, SUCCESS, INTERVENTION, STATE_KEY)
     rows = {name: np.array(values) for name, values in columns(dataset, STEPS, wanted).items()}
     episode, seconds, state = rows["episode_index"], rows.get(MEASURED, rows["timestamp"]).reshape(-1), rows[STATE_KEY]
-    done, theirs = rows.get(SUCCESS), rows.get(INTERVENTION, np.zeros(len(episode), bool))
+    marks, theirs, known = marks_of(dataset), rows.get(INTERVENTION, np.zeros(len(episode), bool)), False
     names = names_of(info_of(dataset)["features"][STATE_KEY], state.shape[1])
     numbers = np.unique(episode)
     with rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK}):
@@ -278,8 +276,10 @@ def picture(path: Path, dataset: Path, title: str) -> None:
         grid = figure.subplots(2, math.ceil(len(names) / 2), sharex=True, squeeze=False)
         for number in numbers[np.linspace(0, len(numbers) - 1, min(DRAWN, len(numbers))).round().astype(int)]:
             steps = np.flatnonzero(episode == number)
-            first = None if done is None or not done[steps].any() else steps[np.argmax(done[steps])]
-            colour = UNKNOWN if done is None else BAD if first is None else GOOD
+            succeeds = done(marks[number][0], rows[SUCCESS][steps] if SUCCESS in rows else None, len(steps))
+            first = None if succeeds is None or not succeeds.any() else steps[np.argmax(succeeds)]
+            colour = UNKNOWN if succeeds is None else BAD if first is None else GOOD
+            known |= succeeds is not None
             for axis, values in zip(grid.flat, state.T, strict=False):
                 axis.plot(seconds[steps], values[steps], color=colour, lw=0.8, alpha=0.5)
                 thick = np.where(theirs[steps], values[steps], np.nan)
@@ -292,9 +292,9 @@ def picture(path: Path, dataset: Path, title: str) -> None:
             axis.spines[["top", "right"]].set_visible(False)
         for axis in grid[-1]:
             axis.set_xlabel("seconds")
-        if done is not None:
-            marks = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
-            figure.legend(marks, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
+        if known:
+            shown = [Line2D([], [], color=GOOD, marker="o", ms=4), Line2D([], [], color=BAD)]
+            figure.legend(shown, ["succeeded, from the dot on", "did not"], loc="outside lower center", ncols=2)
         figure.suptitle(title)
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130)

@@ -12,33 +12,30 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put
-from robot.datasets import DatasetError, info_of, quiet, tables_in
-from robot.recording import EPISODES, STEPS
+from robot.datasets import EPISODES, STEPS, DatasetError, info_of, opened, quiet, tables_in
+from robot.datasets import columns as columns_of
 from robot.ticks import same_priority
 from robot.unfinished import row_groups
 
 NUMBERED = "chunk-{:03d}/file-{:03d}"
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """An episode's frames: those of the video at `path` from `start_s` on."""
 
     path: Path
     start_s: float
 
 
-@dataclass(frozen=True)
-class Episode:
+class Recovered(NamedTuple):
     """A complete episode: its number, its steps as a table, the clip of each camera, LeRobot's statistics."""
 
     number: int
@@ -52,8 +49,6 @@ def repair(dataset: Path, out: Path) -> dict:
 
     `dropped` names the episodes that are not complete, and why. Raises DatasetError if there is none, and OSError.
     """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
     parts = sorted(path for path in (dataset.parent / f".{dataset.name}.parts").glob("*") if path.name.isdigit())
@@ -66,7 +61,7 @@ def repair(dataset: Path, out: Path) -> dict:
             if not (episodes := list(_complete(dataset, info, scratch, dropped))):
                 raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
             _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
-        read = LeRobotDataset(f"local/{out.name}", root=aside)
+        read = opened(aside)
         assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
     return {"episodes": read.num_episodes, "frames": len(read), "dropped": dropped, "dataset": str(out)}
@@ -86,7 +81,7 @@ def _join(dataset: Path, parts: list[Path], aside: Path, name: str) -> None:
         os.close(lock)
 
 
-def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str]) -> Iterator[Episode]:
+def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str]) -> Iterator[Recovered]:
     """Yield the complete episodes; `dropped` gets why another is not."""
     features, found = info["features"], list(_steps(dataset, info["features"]))
     lengths = {number: len(steps) for number, steps in found}
@@ -100,7 +95,7 @@ def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str])
             dropped[number] = f"not all frames of {', '.join(without)} are there"
         else:
             try:
-                yield Episode(number, steps, own, _statistics(features, steps, own, info["fps"]))
+                yield Recovered(number, steps, own, _statistics(features, steps, own, info["fps"]))
             except DatasetError as error:
                 dropped[number] = str(error)
 
@@ -198,18 +193,16 @@ def _tasks(dataset: Path) -> list[str]:
 
 def _own_columns(dataset: Path) -> dict[int, dict]:
     """Return, for each episode that the table of episodes has, its columns that are not LeRobot's."""
-    import pyarrow.parquet
-
-    ours: dict[int, dict] = {}
-    for path in tables_in(dataset, EPISODES):
-        with suppress(OSError, ValueError):  # not closed: LeRobot's own columns are computed anew
-            for row in pyarrow.parquet.read_table(path).to_pylist():
-                names = [name for name in row if "/" not in name and not name.startswith("dataset_")]
-                ours[row["episode_index"]] = {name: row[name] for name in names if name not in ("tasks", "length")}
-    return ours
+    try:
+        table = columns_of(dataset, EPISODES)
+    except DatasetError:  # LeRobot's own columns are computed anew
+        return {}
+    theirs = ("tasks", "length", "dataset_from_index", "dataset_to_index")
+    ours = [name for name in table if "/" not in name and name not in theirs]
+    return {number: {name: table[name][at] for name in ours} for at, number in enumerate(table["episode_index"])}
 
 
-def _write(folder: Path, info: dict, episodes: list[Episode], tasks: list[str], columns: dict[int, dict]) -> None:
+def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str], columns: dict[int, dict]) -> None:
     """Write a dataset of these episodes, numbered anew."""
     import pyarrow
     import pyarrow.parquet

@@ -9,7 +9,7 @@ from typing import ClassVar
 from policies.settings import GuidanceKeys
 from robot.safety.limits import PRESETS
 from sim.so101.tasks import SCRIPTED, TASKS
-from sim.twin.control import LONGEST_SOCKET, control_of, listens
+from sim.twin.control import control_of, listens
 from worldmodel.errors import UserError
 from worldmodel.strict import check_ranges, ranged
 
@@ -145,10 +145,8 @@ class RecordConfig(EpisodeConfig):
     pedal: str = ""
     target: list[float] = field(default_factory=list)
     control_hz: int = ranged(30, low=5, high=100)
-    paced: str = "auto"
     cameras: list[str] = field(default_factory=list)
     camera: dict = field(default_factory=lambda: dict(CAMERA))
-    video: bool = True
     teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
 
     def __post_init__(self):
@@ -157,7 +155,6 @@ class RecordConfig(EpisodeConfig):
             raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
         super().__post_init__()
         one_of(self, "driver", DRIVERS)
-        one_of(self, "paced", ("auto", "true", "false"))
         one_of(self, "takeover", ("", TELEOP, SCRIPT))
         if self.seconds and round(self.seconds * self.control_hz) < 2:
             raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
@@ -165,17 +162,13 @@ class RecordConfig(EpisodeConfig):
             self._check_task(TASKS, "one of {}")
         elif not self.instruction:
             raise UserError("instruction=: what is done, in words, e.g. instruction='Put the cube in the bowl.'")
-        elif self.paced == "false":
-            raise UserError(f"paced=false: only with robot={SIM}")
         self._check_cameras()
         self._check_driver()
 
     @property
     def waits(self) -> bool:
-        """Whether recording runs in real time."""
-        return self.paced == "true" or (
-            self.paced == "auto" and (not self.simulated or TELEOP in (self.driver, self.takeover))
-        )
+        """Whether recording runs in real time: on an arm that does, or for a person."""
+        return not self.simulated or TELEOP in (self.driver, self.takeover)
 
     @property
     def task_name(self) -> str:
@@ -200,11 +193,9 @@ class RecordConfig(EpisodeConfig):
                 raise UserError(
                     f"cameras=[{name}]: with robot={SIM}, any of {', '.join(CAMERAS)}; a real arm's are robot_cameras"
                 )
-        least = LEAST_OF_VIDEO if self.video else 16
         for key, value in self.camera.items():
-            if key not in CAMERA or not isinstance(value, int) or not least <= value <= 4096:
-                smaller = "; from 16 with video=false" if self.video else ""
-                raise UserError(f"camera.{key}={value}: width and height, from {least} to 4096 pixels{smaller}")
+            if key not in CAMERA or not isinstance(value, int) or not LEAST_OF_VIDEO <= value <= 4096:
+                raise UserError(f"camera.{key}={value}: width and height, from {LEAST_OF_VIDEO} to 4096 pixels")
             if not self.cameras and value != CAMERA[key]:
                 raise UserError(f"camera.{key}={value}: only with cameras=, in simulation")
 
@@ -316,7 +307,7 @@ def port_of_twin(port_file: Path) -> str:
     if not port_file.exists():
         raise UserError(f"port_file={port_file}: no such file; {start} first")
     control = control_of(port_file)
-    if len(str(control).encode()) <= LONGEST_SOCKET and control.exists() and not listens(control):
+    if control.exists() and not listens(control):
         # It was killed, and its port may belong to something else by now.
         raise UserError(f"port_file={port_file}: its twin is gone; {start} again")
     return port_file.read_text().strip()

@@ -258,7 +258,7 @@ class SO101Sim(Robot):
     def connect(self, calibrate: bool = True) -> None:
         """Build the scene, at rest in the layout of `config.seed`, and connect the cameras."""
         self._scene = so101.build(self.config.task, self.config.control_hz, end_on_success=False)
-        self.units = Units(*so101.limits(self.scene), self.config.use_degrees)
+        self.units = Units(*so101.limits(self.scene))
         try:
             for camera in self.cameras.values():
                 if isinstance(camera, SimCamera):

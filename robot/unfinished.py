@@ -1,26 +1,33 @@
 """Read a Parquet file that was never closed: its pages are there, but not the footer that says where.
 
 A writer that is killed leaves whole row groups (LeRobot's: one per episode), perhaps a part of one, and no footer. Here
-the pages are walked one by one, and a footer is written for them, after the example of a file of the same columns. The
-format: https://parquet.apache.org/docs/file-format; its headers are in Thrift's compact protocol.
+the pages are walked one by one, and a footer is written for them: that of another file of the same columns, with these
+row groups. The format: https://parquet.apache.org/docs/file-format; its headers are in Thrift's compact protocol.
 """
 
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
 MAGIC = b"PAR1"
-TRUE, FALSE, BYTE, I64, BINARY, LIST, STRUCT = 1, 2, 3, 6, 8, 9, 12  # Thrift's compact types; 4 and 5 are as 6
-DICTIONARY, VALUES = 2, {0: 5, 3: 8}  # Parquet's types of pages: for each of data, the field of its own header
+TRUE, FALSE, INTEGERS, I64, BINARY, LIST, STRUCT = 1, 2, (4, 5, 6), 6, 8, 9, 12  # Thrift's compact types
+DICTIONARY, HEADERS = 2, {0: 5, 3: 8}  # Parquet's types of pages: for each of data, the field of its own header
 
 
-@dataclass(frozen=True)
-class Page:
+class Field(NamedTuple):
+    """A field of a Thrift struct, and where its value begins and ends."""
+
+    value: Any
+    start: int
+    end: int
+
+
+class Page(NamedTuple):
     """A page at `start`: its bytes with its header, its values; a dictionary has none."""
 
     start: int
@@ -28,168 +35,136 @@ class Page:
     values: int
 
 
+class Column(NamedTuple):
+    """A column: the bytes that say its type, encodings, path and codec; its values in a row; has it a dictionary?"""
+
+    head: bytes
+    width: int
+    dictionary: bool
+
+
 def row_groups(data: bytes, schema: pyarrow.Schema, widths: Mapping[str, int]) -> Iterator[pyarrow.Table]:
     """Yield the whole row groups of an unclosed Parquet file with this schema, in order, up to the first damage.
 
     `widths`: the values in a row of each column, 1 if not given.
     """
-    metadata, chunks = _example(schema)
-    leaves = [widths.get(chunk[3][1][3][1][1][0].decode(), 1) for chunk in chunks]  # by the first part of its path
-    pages, end, groups = list(_pages(data)), len(MAGIC), list[dict]()
-    while found := _group(pages, leaves):
-        rows, counts = found
-        columns = []
-        for chunk, count, width in zip(chunks, counts, leaves, strict=True):
-            columns.append(_described(chunk, pages[:count], rows * width))
-            end, pages = pages[count - 1].start + pages[count - 1].size, pages[count:]
-        size = sum(column[3][1][7][1] for column in columns)
-        groups.append({1: (LIST, (STRUCT, columns)), 2: (I64, size), 3: (I64, rows)})
-    rows = sum(group[3][1] for group in groups)
-    footer = _packed(STRUCT, metadata | {3: (I64, rows), 4: (LIST, (STRUCT, groups))})
-    whole = b"".join([data[:end], footer, len(footer).to_bytes(4, "little"), MAGIC])
-    if not groups:
-        return
-    file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(whole))
-    with suppress(pyarrow.ArrowException, OSError):  # from the first damage on, e.g. zeros after a power cut
-        for number in range(len(groups)):
-            yield file.read_row_group(number)
-
-
-def _example(schema: pyarrow.Schema) -> tuple[dict, list[dict]]:
-    """Return the footer of a file with one empty row of this schema, and its column chunks."""
     sink = io.BytesIO()
     row = pyarrow.Table.from_arrays([pyarrow.nulls(1, field.type) for field in schema], schema=schema)
     pyarrow.parquet.write_table(row, sink, compression="snappy", use_dictionary=True)
-    data = sink.getvalue()
-    size = int.from_bytes(data[-8:-4], "little")
-    footer, _ = _unpacked(data, len(data) - 8 - size, STRUCT)
-    return footer, footer[4][1][1][0][1][1][1]
+    example = sink.getvalue()
+    at = len(example) - 8 - int.from_bytes(example[-8:-4], "little")
+    footer = _struct(sink, at)
+    columns = []
+    for chunk in footer[4].value[0][1].value:
+        about = chunk[3].value
+        name = about[3].value[0].decode()  # the first part of its path
+        columns.append(Column(example[chunk[3].start : about[4].end], widths.get(name, 1), 11 in about))
+    pages, groups, total, end = list(_pages(data)), list[bytes](), 0, len(MAGIC)
+    while found := _group(pages, columns):
+        rows, chunks = found
+        groups.append(_row_group(columns, chunks, rows))
+        total, end = total + rows, chunks[-1][-1].start + chunks[-1][-1].size
+        pages = pages[sum(map(len, chunks)) :]
+    if not groups:
+        return
+    ours = example[at : footer[2].end] + _number(1, total) + _structs(1, groups) + example[footer[4].end : -8]
+    whole = pyarrow.BufferReader(b"".join([data[:end], ours, len(ours).to_bytes(4, "little"), MAGIC]))
+    with suppress(pyarrow.ArrowException, OSError):  # from the first damage on, e.g. zeros after a power cut
+        file = pyarrow.parquet.ParquetFile(whole)
+        yield from (file.read_row_group(number) for number in range(len(groups)))
 
 
 def _pages(data: bytes) -> Iterator[Page]:
     """Yield the pages that are in the file as a whole."""
-    at = len(MAGIC)
-    while True:
-        try:
-            header, body = _unpacked(data, at, STRUCT)
-            kind, end = header[1][1], body + header[3][1]
-            values = 0 if kind == DICTIONARY else header[VALUES[kind]][1][1][1]
-        except (IndexError, KeyError, TypeError, ValueError):
-            return
-        if not body <= end <= len(data) or values < 0:
-            return
-        yield Page(at, end - at, values)
-        at = end
+    file, at = io.BytesIO(data), len(MAGIC)
+    with suppress(IndexError, KeyError, TypeError, ValueError):  # the end, or what is no header
+        while True:
+            header = _struct(file, at)
+            kind, body = header[1].value, header[3].value
+            values = 0 if kind == DICTIONARY else header[HEADERS[kind]].value[1].value
+            end = file.tell() + body
+            if body < 0 or values < 0 or end > len(data):
+                return
+            yield Page(at, end - at, values)
+            at = end
 
 
-def _group(pages: list[Page], leaves: list[int]) -> tuple[int, list[int]] | None:
+def _group(pages: list[Page], columns: list[Column]) -> tuple[int, list[list[Page]]] | None:
     """Return the rows of the row group with which the pages begin, and each column's pages; None if it is not whole.
 
-    The first column says how many rows there are; where it ends is what fits all the others.
+    Every column ends with a page; where the first one does is what fits all the others.
     """
-    values = 0
-    for page in pages:
-        values += page.values
-        rows, rest = divmod(values, leaves[0])
-        if page.values and not rest and (counts := _counts(pages, [rows * width for width in leaves])):
-            return rows, counts
+    ends: dict[int, int] = {}  # after so many values, so many pages: a dictionary belongs to what follows
+    for count, values in enumerate(accumulate(page.values for page in pages), 1):
+        ends.setdefault(values, count)
+    shares = list(accumulate(column.width for column in columns))
+    for values in ends:
+        rows, rest = divmod(values, shares[0])
+        if rows and not rest and all(rows * share in ends for share in shares):
+            chunks = [pages[a:b] for a, b in pairwise([0, *(ends[rows * share] for share in shares)])]
+            if all(c.dictionary == (not chunk[0].values) for c, chunk in zip(columns, chunks, strict=True)):
+                return rows, chunks
     return None
 
 
-def _counts(pages: list[Page], wanted: list[int]) -> list[int] | None:
-    """Return how many pages each column has if it has so many values: a dictionary first, if any, then its data."""
-    counts, at = [], 0
-    for values in wanted:
-        first, left = at, values
-        while left > 0:
-            if at == len(pages) or (not pages[at].values and at > first):
-                return None
-            left -= pages[at].values
-            at += 1
-        if left:
-            return None
-        counts.append(at - first)
-    return counts
+def _row_group(columns: list[Column], chunks: list[list[Page]], rows: int) -> bytes:
+    """Encode the description of a row group whose columns have these pages."""
+    parts, whole = [], 0
+    for column, pages in zip(columns, chunks, strict=True):
+        size = sum(page.size for page in pages)
+        about = column.head + _number(1, rows * column.width) + _number(1, size) + _number(1, size)
+        about += _number(2, pages[column.dictionary].start)
+        about += _number(2, pages[0].start) if column.dictionary else b""
+        parts.append(_number(2, 0) + bytes([1 << 4 | STRUCT]) + about + b"\0\0")
+        whole += size
+    return _structs(1, parts) + _number(1, whole) + _number(1, rows) + b"\0"
 
 
-def _described(chunk: dict, pages: list[Page], values: int) -> dict:
-    """Return the description of a column chunk with these pages, after an example."""
-    about = {field: chunk[3][1][field] for field in (1, 2, 3, 4)}  # type, encodings, path, codec
-    size, data = sum(page.size for page in pages), next(page.start for page in pages if page.values)
-    about |= {5: (I64, values), 6: (I64, size), 7: (I64, size), 9: (I64, data)}
-    about |= {} if pages[0].values else {11: (I64, pages[0].start)}
-    return {2: (I64, 0), 3: (STRUCT, about)}
+def _struct(file: io.BytesIO, at: int) -> dict[int, Field]:
+    """Decode the struct at `at` to its fields by their number. Raises IndexError or ValueError for what is none."""
+    file.seek(at)
+    fields, number = dict[int, Field](), 0
+    while head := file.read(1)[0]:
+        number = number + (head >> 4) if head >> 4 else _value(file, I64)
+        start = file.tell()
+        fields[number] = Field(_value(file, head & 15), start, file.tell())
+    return fields
 
 
-def _unpacked(data: bytes, at: int, kind: int) -> tuple[Any, int]:
-    """Decode a value of Thrift's compact protocol: a struct to {field: (type, value)}, a list to (type, values).
-
-    Returns it and where it ends. Raises IndexError or ValueError for what is none.
-    """
+def _value(file: io.BytesIO, kind: int) -> Any:
     if kind in (TRUE, FALSE):
-        return kind == TRUE, at
-    if kind == BYTE:
-        return data[at : at + 1], at + 1
+        return kind == TRUE
     if kind == STRUCT:
-        fields: dict[int, tuple[int, Any]] = {}
-        number = 0
-        while head := data[at]:
-            at += 1
-            if head >> 4:
-                number += head >> 4
-            else:
-                number, at = _unpacked(data, at, 4)
-            value, at = _unpacked(data, at, head & 15)
-            fields[number] = head & 15, value
-        return fields, at + 1
+        return _struct(file, file.tell())
     if kind == LIST:
-        count, of, at = data[at] >> 4, data[at] & 15, at + 1
-        if count == 15:
-            count, at = _varint(data, at)
-        values = []
-        for _ in range(count):
-            value, at = _unpacked(data, at, of)
-            values.append(value)
-        return (of, values), at
-    number, at = _varint(data, at)
+        head = file.read(1)[0]
+        return [_value(file, head & 15) for _ in range(head >> 4 if head >> 4 < 15 else _varint(file))]
     if kind == BINARY:
-        return data[at : at + number], at + number
-    if kind not in (4, 5, I64):
+        return file.read(_varint(file))
+    if kind not in INTEGERS:
         raise ValueError(f"type {kind}")
-    return (number >> 1) ^ -(number & 1), at
+    number = _varint(file)
+    return (number >> 1) ^ -(number & 1)
 
 
-def _packed(kind: int, value: Any) -> bytes:
-    """Encode what `_unpacked` returns."""
-    if kind in (TRUE, FALSE):
-        return b""
-    if kind == BYTE:
-        return value
-    if kind == STRUCT:
-        out, last = [], 0
-        for number, (of, each) in sorted(value.items()):
-            out += [bytes([(number - last) << 4 | of]), _packed(of, each)]
-            last = number
-        return b"".join([*out, b"\0"])
-    if kind == LIST:
-        of, values = value
-        head = bytes([len(values) << 4 | of]) if len(values) < 15 else bytes([0xF0 | of]) + _bytes(len(values))
-        return b"".join([head, *(_packed(of, each) for each in values)])
-    if kind == BINARY:
-        return _bytes(len(value)) + value
-    return _bytes(value << 1 if value >= 0 else (-value << 1) - 1)
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(file: io.BytesIO) -> int:
     number = shift = 0
-    while True:
-        number |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            return number, at
+    while (byte := file.read(1)[0]) > 127:
+        number, shift = number | (byte & 127) << shift, shift + 7
+    return number | byte << shift
 
 
-def _bytes(number: int) -> bytes:
+def _number(step: int, value: int) -> bytes:
+    """Encode a field, `step` after the one before, that is a number of at least 0."""
+    return bytes([step << 4 | I64]) + _as_varint(2 * value)
+
+
+def _structs(step: int, each: list[bytes]) -> bytes:
+    """Encode a field, `step` after the one before, that is a list of structs."""
+    return bytes([step << 4 | LIST, 0xF0 | STRUCT]) + _as_varint(len(each)) + b"".join(each)
+
+
+def _as_varint(number: int) -> bytes:
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)

@@ -232,16 +232,11 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crop the largest central part of a frame (H, W, 3) with the given proportions; resize to (height, width, 3)."""
     down, right = pixels.shape[:2]
-    part = pixels[within(down, right, height, width)]
-    return part if part.shape[:2] == (height, width) else resized(part, height, width)
-
-
-def within(down: int, right: int, height: int, width: int) -> tuple[slice, slice]:
-    """Return row and column slices of the largest central part of `down` x `right` pixels with ratio height:width."""
     rows = min(down, max(1, round(right * height / width)))
     columns = min(right, max(1, round(down * width / height)))
     top, left = (down - rows) // 2, (right - columns) // 2
-    return slice(top, top + rows), slice(left, left + columns)
+    part = pixels[top : top + rows, left : left + columns]
+    return part if part.shape[:2] == (height, width) else resized(part, height, width)
 
 
 def shows(pixels: np.ndarray) -> bool:

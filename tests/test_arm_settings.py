@@ -19,7 +19,7 @@ REAL, TWIN = {"robot": "so101", "port": "p", "id": "i"}, {"robot": "so101-twin"}
 POLICY = {"driver": "policy", "checkpoint": "c"}
 FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
 POINT = FULL | {"elbow_flex": SimpleNamespace(range_min=2000, range_max=2227)}
-ELSEWHERE = ("", "arm.local:7766", "0.0.0.0:7766", "localhost:", "localhost:x", "localhost:65536", ":1")
+ELSEWHERE = ("", "0.0.0.0:7766", "localhost:x", "localhost:65536")
 
 
 def run(**keys):
@@ -55,27 +55,20 @@ WRONG = [  # what is made, of what, how the line begins
     (record, {"sim_task": "tuch"}, "sim_task=tuch: one of touch, look-at, "),
     (record, {"sim_task": "look-at"}, "sim_task=look-at: scripts exist for touch, pick-lift; driver=policy or"),
     (record, {"driver": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
-    (
-        record,
-        {"teleop": {"type": "so101_leader"}},
-        r"teleop\.type=so101_leader: only with driver=teleop or takeover=tel",
-    ),
+    (record, {"teleop": {"type": "so101_leader"}}, r"teleop\.type=so101_leader: only with driver=teleop or "),
     (record, {"takeover": "leader"}, r"takeover=leader: one of teleop, script"),
     (record, {"takeover": "script"}, r"takeover=script: only with driver=policy"),
-    (record, POLICY | {"takeover": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
     (record, POLICY | TWIN | {"takeover": "script", "instruction": "x"}, r"takeover=script: only with robot=so101-sim"),
     (record, POLICY | {"give_back_s": 2.0}, r"give_back_s=2\.0: only with takeover=teleop"),
     (record, POLICY | {"target": [0.2, 0.0, 0.0]}, r"target=\[0\.2, 0\.0, 0\.0\]: only with driver=policy, on an arm"),
     (record, {"cameras": ["under"]}, r"cameras=\[under\]: with robot=so101-sim, any of main, front, side"),
-    (record, {"cameras": ["wrist"], "camera": {"width": 31}}, "camera.width=31: .* from 32 .*video=fa"),
+    (record, {"cameras": ["wrist"], "camera": {"width": 31}}, "camera.width=31: .* from 32 to 4096"),
     (record, {"seconds": 0.01}, "seconds=0.01: two steps at least, 0.0667 s"),
-    (record, REAL | {"paced": "false", "instruction": "s"}, "paced=false: only with robot=so101-sim"),
     (record, REAL | {"instruction": "s"}, "driver=expert: only with robot=so101-sim"),
     (record, REAL | {"sim_task": ""}, "instruction=: what is done, in words"),
     (PlayConfig, {}, "plan=: a JSON file"),
     *((planner_address, {"text": text, "key": "remote"}, f"remote={text}: .*ssh -L") for text in ELSEWHERE),
     (TwinConfig, {}, "port_file=: a file to write the port's name to"),
-    (FaultConfig, {"lost": 1.5}, "faults.lost=1.5: "),
     (FaultConfig, {"cable": "hdmi"}, "faults.cable=hdmi: one of usb, power, shoulder_pan"),
     (SO101SimConfig, {"task": "tuch"}, r"robot\.task=tuch: one of so101-touch, "),
     (camera, {"keys": {"type": "opncv"}}, "robot_cameras.a.type=opncv: one of intelrealsense, opencv, "),
@@ -86,10 +79,6 @@ WRONG = [  # what is made, of what, how the line begins
     (so101, {"calibration": {"gripper": FULL["gripper"]}}, "calibration: no joint 'shoulder_pan', only gripper"),
     (so101, {"calibration": POINT}, "calibration: elbow_flex from 2000 to 2227: no range"),  # 228 are 20 degrees
     (joint, {"high": float("nan")}, "high=nan: from "),
-    (joint, {"rate": 0.0}, "rate=0.0: from 0.001"),
-    (Limits, {"joints": {}}, "joints: at least one"),
-    (Limits, {"joints": {"j": 3}}, "joints.j=3: JointLimits"),
-    (Limits, {"joints": {"j": joint()}, "loop_s": 0.0}, "loop_s=0.0: above 0"),
 ]
 
 
@@ -103,12 +92,8 @@ def test_a_mistake_is_one_line_that_names_the_key(make, keys, line):
 BOUNDS = [  # what is made, of what: the last value that may be, the first that may not
     (joint, {}, "rate", 10.0, 10.001, "at most 10 s of acceleration, 1.0"),
     (joint, {}, "low", 0.999, 1.0, "below high, 1.0"),
-    *((joint, {}, key, sign * 1e6, sign * 1000000.5, "from -1000000") for key, sign in (("low", -1), ("high", 1))),
-    *((joint, {"rate": 1e-3}, key, 1e-3, 9e-4, "from 0.001") for key in ("rate", "acceleration", "step", "stall")),
-    *((joint, {}, key, 1e6, 1e6 + 0.5, "from 0.001") for key in ("acceleration", "step", "stall")),
-    *((Box, {}, f"{axis}_low", 0.999, 1.0, f"below box.{axis}_high, 1.0") for axis in "xyz"),
-    *((Box, {}, key, sign * 100.0, sign * 100.5, "from -100 to 100") for key, sign in (("x_low", -1), ("y_high", 1))),
-    *((Limits, {"joints": {"j": joint()}}, f"{key}_s", 60.0, 60.5, "above 0") for key in ("loop", "stall", "goal_age")),
+    (Box, {}, "z_low", 0.999, 1.0, "below box.z_high, 1.0"),
+    (Limits, {"joints": {"j": joint()}}, "loop_s", 60.0, 60.5, "above 0"),
 ]
 
 

@@ -134,10 +134,12 @@ def test_what_a_checkpoint_holds_is_what_its_format_says(path):
 def test_the_newest_are_kept_and_last_is_the_newest(toys, trained, tmp_path, keep):
     run, strangers = tmp_path / "checkpoints", ("000009998", "000009999")
     refused(newest, run, match="holds no checkpoint")
+    refused(find_checkpoint, tmp_path, match="holds no checkpoint$")
+    refused(find_checkpoint, tmp_path / "gone", match=r"gone: no such folder$")
     spec, state = toys.spec(trained), trained.state_dict()
     for steps in (24, 26, 28, 28):
         path = save_checkpoint(run, dataclasses.replace(spec, env_steps=steps), state, {"at": steps}, keep)
-        assert newest(run) == path == find_checkpoint(tmp_path) == find_checkpoint(path)
+        assert newest(run) == path == find_checkpoint(tmp_path) == find_checkpoint(run) == find_checkpoint(path)
         assert (run / LAST).resolve() == path == find_checkpoint(run / LAST)
         kept = sorted(p.name for p in run.iterdir() if p.name != LAST)
         assert kept == [f"{s:09d}" for s in (24, 26, 28) if steps - 2 * keep < s <= steps]
@@ -148,17 +150,9 @@ def test_the_newest_are_kept_and_last_is_the_newest(toys, trained, tmp_path, kee
     assert sorted(p.name for p in run.iterdir() if p.name != LAST) == sorted([path.name, *strangers[3 - keep :]])
 
 
-def test_a_run_its_folder_of_checkpoints_and_the_link_to_the_last_all_name_the_newest(toys, trained, tmp_path):
-    checkpoints = tmp_path / "runs" / "a" / "checkpoints"
-    path = save(toys, trained, checkpoints)
-    for named in (checkpoints.parent, checkpoints, checkpoints / LAST, path):
-        assert find_checkpoint(named) == path
-    refused(find_checkpoint, tmp_path / "runs", match=r"runs: holds no checkpoint$")
-    refused(find_checkpoint, tmp_path / "gone", match=r"gone: no such folder$")
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize(("part", "name"), [("model", "encoder.parts.0.weight"), ("learner", "weights")])
+@pytest.mark.parametrize(
+    ("bad", "part", "name"), [(torch.nan, "model", "encoder.parts.0.weight"), (torch.inf, "learner", "weights")]
+)
 def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad, part, name):
     good, state = save(toys, trained, tmp_path), trained.state_dict()
     state[part] = state[part] | {name: state[part][name].clone()}
@@ -168,7 +162,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(toys, trained, tmp_path, bad
     assert sorted(p.name for p in tmp_path.iterdir()) == [good.name, LAST]
 
 
-@pytest.mark.parametrize("saved", [b'{"type": "act"}', b"{}", b"[]", b'"text"', b"{", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("saved", [b'{"type": "act"}', b"[]", b"\xff", b"[" * 100_000])
 def test_settings_of_something_else_are_refused_by_name(path, saved):
     rewrite(path, "config.json", saved)
     refused(read_spec, path, match=r"/config\.json: not (JSON|a Semagram checkpoint)")
@@ -177,29 +171,21 @@ def test_settings_of_something_else_are_refused_by_name(path, saved):
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("planner.horizon", 5.0, "planner.horizon=5.0: a whole number"),
-        ("planner.std", 10**400, "planner.std=1"),
-        ("planner", 3, "planner=3: a group of keys"),
-        ("model.token.joined", 1, "model.token.joined=1: true or false"),
-        ("model.vision.frame_lags", [0, 1.5], "model.vision.frame_lags=1.5: a whole number"),
-        ("model.latent", 17, "model.latent=17: a multiple of "),
-        ("action_size", 2.5, "action_size=2.5: a whole number"),
-        ("action_size", 0, "action_size=0: at least 1"),
-        ("senses", {"observation.state": []}, "observation.state: a vector of numbers, not ()"),
-        ("senses", {"observation.images.a": [32, 48]}, "observation.images.a: frames (height, width, 3)"),
-        ("senses", {}, "a model perceives at least one sense"),
-        ("sentences", "go on", "sentences=go on: a list"),
+        ("planner.horizon", [5.0], "planner.horizon=5.0: a whole number"),
+        ("planner", [3], "planner=3: a group of keys"),
+        ("model.latent", [17], "model.latent=17: a multiple of "),
+        ("action_size", [0], "action_size=0: at least 1"),
+        ("senses", [{"observation.images.a": [32, 48]}], "observation.images.a: frames (height, width, 3)"),
+        ("senses", [{}], "a model perceives at least one sense"),
+        ("sentences", ["go on"], "sentences=go on: a list"),
+        ("env_steps", [], "env_steps: missing"),
     ],
 )
-def test_settings_of_a_wrong_type_or_out_of_range_are_refused_in_one_line_by_their_key(path, place, value, said):
-    configure(path, place, value)
+def test_settings_of_a_wrong_type_out_of_range_or_missing_are_refused_in_one_line_by_their_key(
+    path, place, value, said
+):
+    configure(path, place, *value)
     refused(read_spec, path, match=f"^{re.escape(f'{path}/config.json: {said}')}")
-
-
-@pytest.mark.parametrize("place", ["env_steps", "senses", "model"])
-def test_settings_without_a_default_must_be_there(path, place):
-    configure(path, place)
-    refused(read_spec, path, match=rf"config\.json: {re.escape(place)}: missing$")
 
 
 @pytest.mark.parametrize("place", ["model.encoder", "planner.algorithm", "planner.anchor", "sentences"])

@@ -7,19 +7,16 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
 from policies.codec import Codec, CodecConfig
-from policies.codec.events import LEVEL_BITS, MIN_GAIN, Events, all_ramps, changes, fit_events, resting_levels
+from policies.codec.events import all_ramps, changes, fit_events
 from policies.codec.fitting import windows_of
-from policies.codec.quantizer import BitPacking, ScalarQuantizer, best_split, order
-from policies.codec.spline_pca import SplinePCA
+from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.storage.folders import FolderError, write_folder
-from policies.tokens.curves import differences, fit_from, knots
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)
@@ -131,17 +128,6 @@ def test_a_batch_is_its_chunks(codec, held_out):
     assert none.shape == (0, 4, CONFIG.ids) and codec.decode(none, start[:0]).shape == (0, 4, LENGTH, CHANNELS)
 
 
-def test_tensors_in_tensors_out(codec, held_out):
-    chunk, start = (torch.from_numpy(a[0]).float() for a in held_out)
-    ids = codec.encode(chunk.clone().requires_grad_(), start)
-    assert isinstance(ids, torch.Tensor) and ids.dtype == torch.int64
-    decoded = codec.decode(ids, start)
-    assert isinstance(decoded, torch.Tensor) and decoded.dtype == torch.float32
-    assert np.array_equal(decoded.numpy(), codec.decode(ids.numpy(), start.numpy()))
-    half = [t.bfloat16() for t in (chunk, start)]  # NumPy has no such numbers
-    assert torch.equal(codec.encode(*half), codec.encode(*(t.float() for t in half)))
-
-
 def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     """A folder with anything else in it is not replaced: what is in it would be lost."""
     (tmp_path / "empty").mkdir()
@@ -159,15 +145,16 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
 
 
-@pytest.mark.parametrize("damage", ["settings", "length", "numbers"])
-def test_a_codec_whose_parts_do_not_fit_is_refused_where_it_is_loaded(codec, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["kind", "settings", "arrays"])
+def test_what_is_no_codec_is_refused_in_one_line(codec, tmp_path, damage):
     """Each file is whole by itself, and so is the manifest."""
     codec.save(tmp_path / "codec")
     about = json.loads((tmp_path / "codec" / "config.json").read_text())
     arrays = load_file(tmp_path / "codec" / "codec.safetensors")
-    about["codec"] |= {"settings": {"ids": 6.0}, "length": {"length": 40}}.get(damage, {})
-    if damage == "numbers":
-        arrays["scaling.middle"] = np.full_like(arrays["scaling.middle"], np.nan)
+    about["codec"] |= {"ids": 6.0} if damage == "settings" else {}
+    about["type"] = "semagram" if damage == "kind" else about["type"]
+    if damage == "arrays":
+        del arrays["scaling.middle"]
     files = {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}
     write_folder(tmp_path / "x", files, {})
     with pytest.raises(FolderError, match="x") as caught:
@@ -221,19 +208,6 @@ def test_one_bit_is_the_best_two_level_quantiser(quantizer):
     assert quantizer.errors[0, 1] / quantizer.errors[0, 0] == pytest.approx(1 - 2 / np.pi, abs=0.02)
 
 
-@given(st.lists(st.integers(-9, 9), min_size=4, max_size=30))
-def test_a_split_is_the_best_of_all_that_part_different_samples(samples):
-    ordered = np.sort(np.array(samples, dtype=float))
-
-    def error(at):
-        return sum(((part - part.mean()) ** 2).sum() for part in (ordered[:at], ordered[at:]))
-
-    places = [at for at in range(1, len(ordered)) if ordered[at - 1] < ordered[at]]
-    found = best_split(ordered)
-    assert found in places if places else found == 0
-    assert not places or error(found) == pytest.approx(min(map(error, places)))
-
-
 def test_the_largest_gain_comes_first_and_groups_stay_together():
     gains = [[((0,), 5.0), ((0,), 1.0)], [((1, 2), 8.0)], [((3,), 4.5)]]
     assert order(gains, 5).tolist() == [0, 3, 1, 2, 0]
@@ -252,71 +226,9 @@ def test_reading_a_prefix_gives_the_node_that_writing_went_through(quantizer, nu
     assert packing.unpack(ids)[0].tolist() == packing.values(cells)[0].tolist()
 
 
-@given(
-    st.integers(0, 11),
-    st.sampled_from([1.0, 4.0]),
-    st.sampled_from([-1.0, 1.0]),
-    st.floats(-1, 1).filter(lambda v: 0.1 < abs(v) < 0.9),
-)
-def test_one_event_is_found_again(when, duration, level, start):
-    event = np.array([[[when, level, duration]]])
-    change = changes(event, np.array([start]), 12)
-    assume(np.square(change).sum() > MIN_GAIN)  # one that hardly begins before the end is not worth an event
-    found = fit_events(change, np.array([start]), np.array([-1.0, 1.0]), 1, all_ramps(12, (1.0, 4.0)))
-    assert changes(found, np.array([start]), 12) == pytest.approx(change, abs=1e-9)
-
-
 def test_a_gripper_that_opens_and_closes_is_two_events_in_their_order():
     event = np.array([[[3, 1.0, 2.0], [22, -1.0, 4.0]]])
     change = changes(event, np.array([-1.0]), 30)
     found = fit_events(change, np.array([-1.0]), np.array([-1.0, 1.0]), 4, all_ramps(30, (1.0, 2.0, 4.0)))
     assert changes(found, np.array([-1.0]), 30) == pytest.approx(change, abs=1e-9)
     assert found[0, :2] == pytest.approx(event[0]) and (found[0, 2:, 0] == 30).all()
-
-
-def test_an_event_only_moves_its_own_channel():
-    events = Events((1,), np.array([[-1.0, 1.0]]), (2.0,), 1, 10, 3)
-    signal = events.signal(np.array([[4.0, 1.0, 2.0]]), np.array([[0.3, -1.0, 0.2]]))
-    assert (signal[0, :, [0, 2]] == 0).all()
-    assert signal[0, :, 1].tolist() == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
-
-
-def test_levels_are_where_a_signal_rests():
-    square = np.repeat([[0.0, 1.0, 0.0, 0.5], [1.0, 0.5, 1.0, 0.0]], 10, axis=1)
-    assert resting_levels(square) == pytest.approx([0, 0.5, 1])
-    many = np.linspace(0, 1, 2**LEVEL_BITS)
-    assert resting_levels(np.tile(np.repeat(many, 500), (13, 1))) == pytest.approx(many)
-    assert resting_levels(np.repeat(np.linspace(0, 1, 2 ** (LEVEL_BITS + 1)), 50)[None]) is None  # too many
-    assert resting_levels(np.cumsum(np.full((2, 40), 0.1), axis=1)) is None
-    triangle = np.tile(np.r_[0.0, np.linspace(0, 1, 11), np.linspace(1, 0, 11)], 5)  # hardly ever at rest
-    assert resting_levels(triangle[None]) is None
-
-
-@pytest.mark.parametrize("relative", [True, False])
-def test_all_numbers_of_a_stroke_are_its_least_squares_curve(relative):
-    """Without rounding, decoding is the projection onto the curves: what it leaves is orthogonal to them."""
-    rng = np.random.default_rng(0)
-    start = rng.normal(size=(40, 2)) * relative
-    paths = np.cumsum(rng.normal(size=(40, 15, 2)), axis=1)
-    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6, relative=relative))
-    drawn = spline.curve(spline.numbers(paths, start), start) - start[:, None]
-    left = np.einsum("tm,ntd->nmd", spline.basis[:, 1:], paths - drawn)
-    assert np.abs(left).max() < 1e-8 < np.abs(paths - drawn).max()
-
-
-def test_numbers_that_no_data_has_still_give_a_bounded_curve_of_bounded_rate():
-    """The curve lies in its control points' hull; its rate in that of degree x step / gap between knots."""
-    rng = np.random.default_rng(0)
-    start = rng.uniform(-1, 1, size=(50, 2))
-    paths = np.cumsum(rng.normal(size=(50, 15, 2)), axis=1)
-    spline = SplinePCA.fit(paths, start, CodecConfig(length=15, control_points=6))
-    wild = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start, -np.ones(2), np.full(2, 0.9))
-    assert wild.min() >= -1 - 1e-9 and wild.max() <= max(0.9, start.max()) + 1e-9
-    assert wild.min() < -0.9 and wild.max() > 0.8  # they were at the bounds
-    k = knots(6, 3)
-    fastest = (3 * spline.max_step / (k[4:9] - k[1:6])[:, None]).max(0)
-    in_data = np.abs(differences(6, 3) @ fit_from(0 * start, paths, 6, 3)).max((0, 1))
-    np.testing.assert_allclose(fastest, in_data)
-    free = spline.curve(1000 * rng.normal(size=(50, spline.analysis.shape[0])), start)
-    steps = np.abs(np.diff(np.concatenate([start[:, None], free], axis=1), axis=1)).max((0, 1))
-    assert (steps <= fastest / 15 + 1e-9).all() and (steps > 0.5 * fastest / 15).all()

@@ -6,21 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.twin.feetech import (
-    ACTION,
-    BROADCAST,
-    GAP_S,
-    PING,
-    READ,
-    REG_WRITE,
-    SYNC_READ,
-    SYNC_WRITE,
-    WRITE,
-    Bus,
-    Framer,
-    cut,
-    encode,
-)
+from sim.twin.feetech import BROADCAST, GAP_S, PING, READ, SYNC_READ, SYNC_WRITE, WRITE, Bus, Framer, cut, encode
 from sim.twin.servo import OVERHEATED, OVERLOADED, REGISTERS, STEPS, Servo
 
 IDS = (1, 2, 3)
@@ -29,12 +15,8 @@ GOAL, TORQUE, LOCK, PRESENT, P_GAIN, NAME = (
 )
 
 ids = st.sampled_from([*IDS, 4, BROADCAST])
-packets = st.builds(
-    encode,
-    ids,
-    st.sampled_from([PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE, 0x77]),
-    st.binary(max_size=20),
-)
+instructions = st.sampled_from([PING, READ, WRITE, SYNC_READ, SYNC_WRITE, 0x77])
+packets = st.builds(encode, ids, instructions, st.binary(max_size=20))
 
 
 def bus() -> Bus:
@@ -73,16 +55,6 @@ def test_packets_cut_anywhere_are_the_packets_sent_whole(sent, data):
     assert found == whole and len(whole) == len(sent)
 
 
-@given(packets, st.data())
-def test_a_packet_with_any_one_byte_changed_is_dropped(sent, data):
-    at = data.draw(st.integers(0, len(sent) - 1))
-    change = data.draw(st.integers(1, 255))
-    spoilt = sent[:at] + bytes([sent[at] ^ change]) + sent[at + 1 :]
-    assert not any(encode(p.id, p.instruction, p.parameters) == sent for p in Framer().feed(spoilt, 0.0))
-    if at != 3:  # with its length intact, nothing at all is answered
-        assert Framer().feed(spoilt, 0.0) == [] or b"\xff\xff" in spoilt[1:]
-
-
 def test_half_a_packet_is_forgotten_after_a_silence():
     half, ping = encode(2, WRITE, bytes(100))[:10], encode(2, PING)
     hasty, calm = Framer(), Framer()
@@ -102,12 +74,8 @@ def test_a_write_is_answered_and_read_back_and_a_sync_write_is_silent():
     assert [servo["Goal_Position"] for servo in line.servos] == [7, 7, 7]
 
 
-def test_a_registered_write_waits_for_the_action_and_a_changed_id_answers_to_its_new_name_only():
+def test_a_changed_id_answers_to_its_new_name_only():
     line = bus()
-    talk(line, encode(1, REG_WRITE, bytes([GOAL, 9, 0])))
-    assert line.servos[0]["Goal_Position"] != 9
-    talk(line, encode(BROADCAST, ACTION))
-    assert line.servos[0]["Goal_Position"] == 9
     assert talk(line, encode(1, WRITE, bytes([NAME, 7]))) == [encode(1, 0)]
     assert talk(line, encode(1, PING)) == [] and talk(line, encode(7, PING)) == [encode(7, 0)]
 
@@ -131,7 +99,7 @@ def test_what_a_servo_measures_cannot_be_written(address, data):
     servo = Servo(1, shaft=1234.0)
     servo["Torque_Enable"] = 1
     before = servo.read(PRESENT, 15)
-    servo.write(address, data.replace(b"\x80", b"\x00"))
+    servo.write(address, data)
     assert servo.read(PRESENT, 15) == before and len(servo.memory) == len(Servo(1).memory)
 
 
@@ -187,19 +155,6 @@ def test_the_setpoint_keeps_its_speed_and_acceleration_and_arrives_in_the_limits
     assert max(steps) <= rate * DT_S + 1e-6
     if seconds < 8:
         assert abs(places[-1] - offset - clipped) <= 2
-
-
-def test_what_it_measures_is_in_its_registers_and_whether_it_has_ever_had_a_goal():
-    servo = Servo(1)
-    servo.sense(1000.4, -100.0, -0.5, DT_S)
-    names = ("Present_Position", "Present_Velocity", "Present_Load", "Present_Current", "Present_Voltage", "Moving")
-    assert [servo[name] for name in names] == [1000, -100, -500, 208, 119, 1]
-    servo.sense(1000.4, 11.0, 0.0, DT_S)  # less than a degree a second
-    assert servo["Moving"] == 0 and not servo.commanded
-    servo.write(TORQUE, b"\x01")
-    assert not servo.commanded
-    servo.write(TORQUE + 2, b"\x10\x01")
-    assert servo.commanded and servo["Goal_Position"] == 0x110
 
 
 def test_switching_torque_on_stays_where_the_shaft_is():

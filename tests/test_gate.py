@@ -1,21 +1,17 @@
 """Laws of the safety gate on an ordinary day: what it lets through, how it stops, how it is released."""
 
-import contextlib
 import dataclasses
-import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.safety.braking import Swept, Workspace, braked, stoppable, stopping, time_to_rest
+from robot.safety.braking import braked, stoppable, stopping, time_to_rest
 from robot.safety.gate import Gate
-from robot.safety.input_check import LONGEST_S, SOONEST_S, InputCheck, Stamped
-from robot.safety.limits import PRESETS, RANGES, Box, JointLimits, Limits, so101
+from robot.safety.input_check import Stamped
+from robot.safety.limits import Box, JointLimits, Limits, so101
 from robot.safety.stops import Fault, FaultKind, NotReleasable
-from sim.so101.joints import GRIPPER, JOINTS
 from sim.so101.kinematics import Fingertip
 
 DT = 1 / 30
@@ -186,10 +182,6 @@ def test_after_a_fault_it_brakes_to_rest_holds_and_goes_on_only_when_released(ba
     assert abs(command.values[0]) < 1e-3
 
 
-JOINT_LIMITS = (-90, 90, 60, 240, 15, 8), (-20, 70, 90, 300, 10, 6), (0, 100, 120, 900, 25, 12)
-THREE = Limits({name: JointLimits(*each) for name, each in zip("abc", JOINT_LIMITS, strict=True)}, stall_s=1.0)
-
-
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step_outside(sign):
     for gap, begins in ((15.0, True), (15.01, False)):
@@ -198,57 +190,6 @@ def test_it_begins_where_two_readings_agree_within_a_step_no_further_than_a_step
         command = Run(start=sign * (90 + gap)).step(0.0)
         assert (command.fault is None) == (command.values is not None) == begins
         assert begins or command.fault.kind == FaultKind.OUTSIDE
-
-
-def in_units(limits, scale):
-    """The limits in other units; mirrored, if those are negative."""
-    scaled = {name: scale * np.array(dataclasses.astuple(joint)) for name, joint in limits.joints.items()}
-    joints = {name: JointLimits(*np.sort(each[:2]), *np.abs(each[2:])) for name, each in scaled.items()}
-    return dataclasses.replace(limits, joints=joints)
-
-
-@pytest.mark.parametrize(("box", "scale"), [(False, -1), (False, 2**-6), (True, 1)])
-def test_the_same_calls_at_the_same_times_give_the_same_commands_in_any_unit_and_mirrored(box, scale):
-    """Nor does it matter what becomes of the arrays that were given and returned."""
-    limits = dataclasses.replace(so101("normal"), box=BOX, stall_s=1.0) if box else THREE
-    rng, kinds, now = np.random.default_rng(0), [], 0.0
-    low, high = limits.column("low"), limits.column("high")
-    pairs = [(Gate(in_units(limits, s), Fingertip() if box else None), s) for s in (1, scale)]
-    arm = goal = lag = drift = np.clip(np.zeros(size := len(low)), low, high)
-    for k in range(1000):
-        now += rng.uniform(0.2, 2) * DT
-        goal = goal if k % 15 else rng.uniform(low, high) * 1.2
-        lag = lag if k % 50 else rng.choice([0.6, 0.6, 0.6, 0.6, 0.0], size)  # some are held,
-        drift = drift if k % 50 else 0.05 * limits.column("rate") * (lag == 0) * (k % 100 > 0) * (not box)  # or pushed
-        if k % 100 == 99:  # one joint is torn out of its range, and all are held there
-            torn, lag, drift = rng.integers(size), np.zeros(size), np.zeros(size)
-            beyond = rng.choice((low - 1.5 * limits.column("step"), high + 1.5 * limits.column("step")))
-            arm = np.where(np.arange(size) == torn, beyond, arm)
-        commands = []
-        for gate, s in pairs:
-            given = Stamped(s * goal, now), Stamped(s * arm, now)
-            commands.append(gate.step(*given, now))
-            for each in given:
-                each.values[:] = np.nan
-        first, second = commands
-        assert (first.values is None, first.resting) == (second.values is None, second.resting)
-        assert (first.fault and first.fault.kind) == (second.fault and second.fault.kind)
-        np.testing.assert_array_equal(scale * first.rate, second.rate)
-        if first.values is not None:
-            np.testing.assert_array_equal(scale * first.values, second.values)
-            arm = arm + lag * (first.values - arm)
-            arm = np.where(drift == 0, arm, np.clip(arm + drift * DT, low, high))
-        if first.fault is not None and first.resting:
-            kinds.append(first.fault.kind)
-            stalled = first.fault.kind == FaultKind.STALLED
-            assert stalled or first.fault.message.startswith(f"{limits.names[torn]} ")
-            for gate, _ in pairs:
-                with contextlib.suppress(NotReleasable):
-                    gate.release()
-            arm = np.clip(arm, low, high) if first.fault.kind == FaultKind.OUTSIDE else arm
-        for command in commands if first.values is not None else ():
-            command.values[:], command.rate[:] = np.nan, np.nan
-    assert {FaultKind.PUSHED, FaultKind.STALLED, FaultKind.OUTSIDE} == set(kinds)
 
 
 BOX = Box(0.1, 0.35, -0.15, 0.2, 0.05, 0.3)
@@ -288,46 +229,6 @@ def test_a_goal_below_the_floor_slides_along_it():
     assert 0 <= command.margins.box_m < 0.005
 
 
-def test_what_braking_sweeps_is_in_the_bounds_and_they_shrink_to_the_place_at_rest():
-    tip, rng = Fingertip(), np.random.default_rng(0)
-    workspace = Workspace(BOX, tip)
-    for _ in range(50):
-        joints, stopping = rng.uniform(-90, 90, 6), rng.normal(size=6) * 15
-        swept = workspace.swept(joints, stopping)
-        for _ in range(20):
-            place, _ = tip.place(joints + rng.uniform(0, 1, 6) * stopping)
-            assert (place >= swept.low - 1e-9).all()
-            assert (place <= swept.high + 1e-9).all()
-        still, (place, _) = workspace.swept(joints, np.zeros(6)), tip.place(joints)
-        np.testing.assert_array_equal([still.low, still.high], [place, place])
-        assert workspace.margin(joints) == min(*(place - BOX.low), *(BOX.high - place))
-        workspace.begin(joints)
-        assert workspace.holds(still)  # it may stay where it was found
-    stuck = Swept(BOX.low - 1, BOX.high, np.zeros((3, 6)))
-    assert not workspace.slid(stuck, np.ones(6)).any()  # no joint moves the tip: nothing to be done
-
-
-def test_the_tips_change_is_the_slope_of_its_place_and_its_reach_bounds_its_bend():
-    tip, rng = Fingertip(), np.random.default_rng(1)
-    for _ in range(20):
-        joints = rng.uniform(-90, 90, 6)
-        _, change = tip.place(joints)
-        for i in range(6):
-            nudge = np.eye(6)[i] * 1e-3
-            after, before = tip.place(joints + nudge), tip.place(joints - nudge)
-            slope = (after[0] - before[0]) / np.deg2rad(2e-3)
-            np.testing.assert_allclose(slope, change[:, i], atol=1e-8)
-            bend = np.linalg.norm((after[1] - before[1]) / np.deg2rad(2e-3), axis=0)
-            assert (bend <= np.minimum(tip.reach, tip.reach[i]) + 1e-6).all()
-
-
-def test_a_box_without_kinematics_is_refused():
-    with pytest.raises(ValueError, match="box: needs the arm's forward kinematics"):
-        Gate(so101("careful"))
-    boxless = Gate(dataclasses.replace(so101("careful"), box=None), Fingertip())
-    assert boxless.step(None, None, 0.0).margins.box_m == math.inf
-
-
 @pytest.mark.parametrize("forgets", [False, True])
 def test_after_a_release_it_sends_nothing_of_before(forgets):
     """The arm may have sunk in a pause, or a simulation's reset have put it elsewhere."""
@@ -343,97 +244,6 @@ def test_after_a_release_it_sends_nothing_of_before(forgets):
     assert run.step(50.0, reading=np.array([-40.0]), dt=20.0).values is None
     assert run.step(50.0, reading=np.array([-40.0])).values == -40.0
     assert run.gate.fault is None
-
-
-NOW = 10.0
-
-
-def made(at, values=(1.0, 2.0)):
-    return Stamped(values, at)
-
-
-INPUTS = [  # what is wrong with a step; its goal, reading, time (the step before: at 9.9, from 9.8)
-    ("", made(9.95, {"j": 1, "k": 2.0}), made(NOW, np.array([1, 2], np.int8)), NOW),
-    ("", made(9.8), made(9.8), NOW),  # the same again
-    ("", made(NOW - 0.5), made(NOW - 0.25), NOW),  # as old as they may be
-    ("", made(10.15), made(10.15), 10.15),  # as late as a loop may be
-    ("late-loop: 0.260 s since the last step", made(10.16), made(10.16), 10.16),
-    ("stale: the goal is 0.510 s old", made(NOW - 0.51), made(NOW), NOW),
-    ("stale: the reading is 0.260 s old", made(NOW), made(NOW - 0.26), NOW),
-    ("out-of-order: the reading is 0.010 s older", made(NOW), made(9.79), NOW),
-    ("out-of-order: the goal is from 0.001 s in the future", made(10.001), made(NOW), NOW),
-    ("clock: the goal's time is nan", made(math.nan), made(NOW), NOW),
-    ("clock: the step's time is inf", made(NOW), made(NOW), math.inf),
-    ("clock: the step's time, 9.890000 s, is before", made(9.85), made(9.85), 9.89),
-    ("missing: no goal", None, made(NOW), NOW),
-    ("missing: no reading", made(NOW), None, NOW),
-    ("missing: the goal lacks the joint 'k'", made(NOW, {"j": 1}), made(NOW), NOW),
-    ("shape: the goal has 'x'", made(NOW, {"j": 1, "k": 2, "x": 3}), made(NOW), NOW),
-    ("shape: the goal is bool", made(NOW, [True, False]), made(NOW), NOW),
-    ("shape: the goal is float64 (3,)", made(NOW, [1.0, 2.0, 3.0]), made(NOW), NOW),
-    ("shape: the goal is ", made(NOW, [10**400, 2]), made(NOW), NOW),
-    ("not-finite: the goal of k is inf", made(NOW, [1.0, math.inf]), made(NOW), NOW),
-    ("not-finite: the reading of j is nan", made(NOW), made(NOW, [math.nan, 2.0]), NOW),
-]
-
-
-@pytest.mark.parametrize(("wrong", "goal", "reading", "now"), INPUTS)
-def test_what_cannot_be_trusted_is_named_and_not_used(wrong, goal, reading, now):
-    joint = JointLimits(-9, 9, 1, 1, 1)
-    check = InputCheck(Limits({"j": joint, "k": joint}, observation_age_s=0.25, goal_age_s=0.5, loop_s=0.25))
-    check.check(made(9.8), made(9.8), 9.9)
-    if "stale" in wrong or (goal and goal.at < 9.8):
-        check.restart()  # so that it is not older than the last
-    found = check.check(goal, reading, now)
-    assert str(found.fault).startswith(wrong) and (found.fault is None) == (wrong == "")
-    timed = "the step's time" not in wrong
-    assert found.dt == (pytest.approx(now - 9.9) if timed else 0)
-    if not wrong:
-        np.testing.assert_array_equal([found.goal, found.reading], [[1.0, 2.0], [1.0, 2.0]])
-    elif "late-loop" not in wrong:
-        assert (found.goal is None) == ("goal" in wrong or not timed)
-        assert (found.reading is None) == ("reading" in wrong or not timed)
-    assert check.check(made(99.0), made(99.0), 99.0).fault.kind == "late-loop"
-    check.restart()
-    assert check.check(made(199.0), made(199.0), 199.0).fault is None
-
-
-def test_steps_too_close_count_as_one_and_a_long_pause_as_the_longest():
-    check, at = InputCheck(ONE), lambda now: (Stamped([0.0], now), Stamped([0.0], now), now)
-    assert check.check(*at(0.0)).dt == 0
-    assert check.check(*at(SOONEST_S)).dt == SOONEST_S
-    assert (again := check.check(*at(SOONEST_S))).dt == 0 and again.fault is None
-    assert check.check(*at(1.9 * SOONEST_S)).dt == 0
-    assert check.check(*at(2.5 * SOONEST_S)).dt == pytest.approx(1.5 * SOONEST_S)
-    check.restart()
-    assert check.check(*at(1e6)).dt == LONGEST_S
-
-
-FULL = {name: SimpleNamespace(range_min=700, range_max=3400) for name in JOINTS}
-
-
-def narrowed(**changes):
-    return FULL | {name: SimpleNamespace(range_min=low, range_max=high) for name, (low, high) in changes.items()}
-
-
-PACES = {  # of docs/gate.md: margin of position; rate, acceleration, step of a joint, and of the gripper; tip's box
-    "careful": (5.0, (30, 120, 12), (50, 250, 20), Box(x_low=0, z_low=0.02)),
-    "normal": (1.0, (120, 600, 25), (200, 1000, 40), Box()),
-    "trained": (0.5, (160, 9000, 45), (300, 18000, 70), Box()),
-}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("calibration", [None, narrowed(elbow_flex=(1500, 2500), wrist_flex=(2000, 2228))])
-def test_a_preset_is_as_documented_and_a_calibration_only_narrows_it(preset, calibration):
-    edge, joint_pace, gripper_pace, box = PACES[preset]
-    limits, halves = so101(preset, calibration), {"elbow_flex": 500, "wrist_flex": 114}
-    assert limits.names == JOINTS and limits.box == box
-    for name, (low, high) in RANGES.items():
-        half = halves.get(name, 1350) * 360 / 4095 if calibration else np.inf
-        joint = JointLimits(max(low, -half) + edge, min(high, half) - edge, *joint_pace, 8)
-        holds = JointLimits(low, high, *gripper_pace)  # things: so it is never stalled
-        assert limits.joints[name] == (holds if name == GRIPPER else joint)
 
 
 rates = st.floats(-1e3, 1e3)
@@ -453,13 +263,6 @@ def brake(rate: float, acceleration: float, lengths: list[float]):
     return moved, rate
 
 
-@given(rates, accelerations, steps)
-def test_braking_moves_at_most_the_stopping_distance_whatever_the_steps(rate, acceleration, lengths):
-    moved, _ = brake(rate, acceleration, lengths)
-    assert abs(moved) <= abs(float(stopping(rate, acceleration))) * (1 + 1e-9) + 1e-9
-    assert moved * rate >= 0
-
-
 @given(rates, accelerations, st.floats(1e-3, 0.5))
 def test_braking_ends_at_rest_in_the_time_it_takes(rate, acceleration, dt):
     needed = int(np.ceil(time_to_rest(np.array([rate]), np.array([acceleration])) / dt)) + 1
@@ -474,11 +277,3 @@ def test_the_stoppable_rate_can_be_stopped_before_the_edge_and_no_faster_one(roo
     moved, _ = brake(rate, acceleration, lengths)
     assert rate * dt + moved <= room * (1 + 1e-9) + 1e-9
     assert room < 0.1 or 1.001 * rate * dt + float(stopping(1.001 * rate, acceleration)) > room
-
-
-@given(rates, accelerations, st.floats(0, 1e3), st.floats(1e-4, 0.5))
-def test_a_stoppable_rate_stays_one_under_braking(rate, acceleration, slack, dt):
-    rate = abs(rate)
-    room = float(stopping(rate, acceleration)) + slack
-    after = float(braked(rate, acceleration, dt))
-    assert stopping(after, acceleration) <= (room - after * dt) * (1 + 1e-9) + 1e-9

@@ -121,16 +121,6 @@ def test_a_cable_pulled_for_good_ends_with_every_error_and_the_data_closed(arm):
         arm.robot.disconnect()
 
 
-def test_a_pause_that_cannot_be_braked_for_leaves_the_arm_stopped(arm):
-    with arm.robot as robot:
-        move(arm, 11, 90.0)
-        arm.chain.pulled = True
-        with pytest.raises(ExceptionGroup, match="arm could not be brought to rest"):
-            robot.rest()
-        arm.chain.pulled = False
-        assert str(robot.fault) == "stop: paused"
-
-
 def test_a_packet_that_fails_half_way_keeps_no_other_motor_from_being_released(arm):
     carry = arm.chain.carry
 

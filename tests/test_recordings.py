@@ -20,6 +20,7 @@ from envs.make import STATE_ALONE, make
 from envs.settings import TaskConfig
 from policies.storage.checkpoint import newest, read_tensors
 from policies.training.offline import OfflineTrainer
+from robot.checking import check, mark
 from robot.datasets import DatasetError
 from robot.recorded import episodes_of
 from robot.settings import RecordConfig
@@ -185,6 +186,20 @@ def test_the_value_is_judged_by_how_often_it_ranks_rightly():
     assert auc(np.zeros(2), np.array([True, True])) is None
 
 
+def test_a_persons_mark_counts_before_what_the_steps_say(altered):
+    """For a check as for what is learned: a bad episode never succeeds, a good one at its end where no step says so."""
+    told = [False, True, False]  # whether an episode's steps tell of a success
+    path = altered(
+        rows=lambda table: column(table, "next.success", [told[n] for n in table["episode_index"].to_pylist()]),
+        marks=lambda table: column(table, "success", [None] * 3),
+    )
+    for marks, rates in (({}, [0, 1, 0]), ({0: True, 1: False}, [1, 0, 0])):
+        mark(path, marks)
+        found, _ = episodes_of(path, {}, 1)
+        assert [each.done.any() for each in found] == rates and check(path)["success_rate"] == round(sum(rates) / 3, 4)
+    assert np.flatnonzero(found[0].done).tolist() == [len(found[0]) - 1]
+
+
 def nan(table):
     values = [list(row) for row in table["observation.state"].to_pylist()]
     values[5][2] = math.nan
@@ -223,7 +238,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(folder, altered, toy
     with pytest.raises(DatasetError, match=r"other: its fps is 15, that of .*touch is 30"):
         tiny(toys, f"[{folder},{slow}]", tmp_path / "no", "steps=2")
     shutil.rmtree(tmp_path / "other")
-    never = altered(rows=lambda table: column(table, "next.success", [False] * len(table)))
+    never = altered(marks=lambda table: column(table, "success", [False] * len(table)))
     with pytest.raises(
         DatasetError, match=r"no episode succeeds, so there is no value to learn; learning.value_coef=0"
     ):

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from configs.arm.dataset import data
 from robot import repair
-from robot.datasets import DatasetError
-from robot.recording import MEASURED, STEPS, EpisodeInfo, Parts
+from robot.datasets import STEPS, DatasetError
+from robot.recording import MEASURED, EpisodeInfo, Parts
 from robot.settings import DataConfig
 from robot.unfinished import row_groups
 from sim.so101.joints import JOINTS
 
-KILLS = Path(__file__).parent / "bench" / "repair_kills.py"
+KILLS = Path(__file__).parent / "bench" / "kills.py"
 NAMES = [f"{joint}.pos" for joint in JOINTS]
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (6,), "names": NAMES},
@@ -215,5 +215,5 @@ def test_a_wrong_key_is_one_line(keys, says):
 
 @pytest.mark.slow
 def test_every_episode_that_lerobot_had_saved_is_recovered_from_a_kill(tmp_path):
-    found = runpy.run_path(str(KILLS))["killed"](tmp_path, 3)
+    found = runpy.run_path(str(KILLS))["killed"]("lerobots", tmp_path, 3)
     assert found["wrong"] == [] and found["while_recording"] > 0

@@ -115,19 +115,6 @@ def test_a_goal_that_is_no_number_moves_nothing(case):
     assert [after[key] for key in KEYS] == pytest.approx([before[key] for key in KEYS], abs=1.0)
 
 
-def test_replies_of_thirty_milliseconds_make_lerobots_driver_slower_and_nothing_else(served, twin, slow_line):
-    robot = SO101(SemagramSO101Config(port=served.port(), id="twin", calibration_dir=served.folder))
-    robot.connect()
-    before = robot.get_observation()
-    twin.ask("line", slow_ms=30)
-    began = time.perf_counter()
-    after = robot.get_observation()
-    assert time.perf_counter() - began >= 0.03
-    assert [after[key] for key in KEYS] == pytest.approx([before[key] for key in KEYS], abs=1.0)
-    twin.ask("mend")
-    robot.disconnect()
-
-
 class Agent:
     """Acts by what its generator draws."""
 

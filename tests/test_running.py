@@ -103,17 +103,6 @@ def test_past_a_curve_the_arm_comes_to_rest_evenly_within_its_range_and_stays(ac
     assert not inside or (np.abs(rates[len(actions)][moved]) > 0).all()  # it does not stop dead
 
 
-def test_what_lies_ahead_is_what_comes():
-    track, rng = TokenTrack(targets(), HZ), np.random.default_rng(0)
-    track.begin(rng.uniform(-1, 1, (5, 6)))
-    last = track.next(REST)
-    ahead = track.ahead(last)
-    assert len(ahead) == track.left == 4
-    for expected in ahead:
-        last = track.next(last)
-        assert np.array_equal(last, expected)
-
-
 class Estimator:
     """Whose state is the number of targets that lie ahead."""
 
@@ -186,15 +175,6 @@ def test_a_plan_too_late_or_lost_is_asked_for_again_from_rest(arms):
     assert taken[again : again + 4] == [0.04] * 4
 
 
-@pytest.mark.parametrize("delay", [12, 200])
-def test_a_planner_however_slow_moves_the_arm_and_is_asked_one_thing_at_a_time(arms, delay):
-    planner = arms.FakePlanner(otherwise=delay)
-    taken, plans = pursue(planner, 6 * delay)
-    assert {0.01, 0.03} <= set(taken)  # 2 was asked for while the arm still moved
-    assert all(then[0] - first[0] >= delay for first, then in zip(planner.asked, planner.asked[1:], strict=False))
-    assert plans.late >= 2
-
-
 @pytest.fixture
 def wired(arms, tmp_path, monkeypatch):
     """LeRobot's arm at the end of a wire, a loop that drives it, in a time that passes when it is waited for.
@@ -248,23 +228,6 @@ def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_do
     wired.planner.delays, judged = [10], []
     assert wired.loop.episode(wired.driver, 30, lambda: judged.append(1) or len(judged) == 3) is True
     assert len(judged) == 30 and len(wired.loop.ticks.late_s) == 41
-
-
-def test_a_sink_gets_each_step_with_its_times_and_an_episode_without_a_step_is_not_done(wired):
-    assert wired.loop.episode(wired.driver, 5) is None
-    wired.driver.goal = lambda reading, last: None
-    assert wired.loop.episode(wired.driver, 5, lambda: True) is False
-    assert [(step.episode, step.number, step.success) for step in wired.steps] == [(1, k, None) for k in range(6)]
-    for step in wired.steps:
-        assert step.at_s == pytest.approx(step.number / HZ, abs=0.01) and 0 <= step.late_s < step.work_s < 0.5 / HZ
-
-
-def test_ticks_that_are_left_out_reach_the_driver(wired):
-    wired.at[20] = lambda: wired.arm.clock.sleep(3.5 / HZ)
-    assert wired.loop.episode(wired.driver, 60, lambda: False) is False
-    steps = wired.driver._estimator.followed
-    assert sorted(steps)[-2:] == [1, 3]
-    assert sum(steps) == len(steps) + wired.loop.ticks.skipped
 
 
 @pytest.mark.parametrize(

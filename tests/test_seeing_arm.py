@@ -1,18 +1,12 @@
 """An arm with cameras and instructions shows the model what training showed; a cable falls out, and it goes on."""
 
 import contextlib
-import re
-import threading
-import time
 from dataclasses import replace
 from functools import partialmethod
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pyarrow import parquet
 
 from configs.arm.planning import begin_of, planner_service
@@ -27,14 +21,12 @@ from policies.planner_link.messages import Question, Refusal, Refused
 from policies.settings import GuidanceKeys
 from policies.text_encoder import WORDS
 from policies.training.episodes import observe
-from robot import views
 from robot.arms import simulated
-from robot.cameras import BLIND_S, CameraBuffer, SteadyCamera
+from robot.cameras import CameraBuffer
 from robot.config_so101 import SimCameraConfig
 from robot.loop import Loop
 from robot.settings import RecordConfig, RunConfig
 from robot.so101 import SimCamera
-from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 from worldmodel.strict import ConfigError
@@ -62,13 +54,6 @@ def running(checkpoint, serving):
     return begin
 
 
-def until(true) -> None:
-    end = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_the_simulated_arm_shows_what_training_showed():
     senses = Senses(("images.overhead", f"images.{WRIST}"), SIZE)
     env, names = make(TASK, senses=senses), senses.cameras
@@ -93,135 +78,6 @@ def test_the_simulated_arm_shows_what_training_showed():
         robot.send_action(dict(zip(robot.action_features, targets.tolist(), strict=True)))
     robot.disconnect()
     env.close()
-
-
-moments = st.tuples(st.booleans(), st.integers(1, 3))
-
-
-@given(st.lists(moments, min_size=1, max_size=12), st.sampled_from([(0,), (0, 2), (1, 3)]))
-def test_cameras_give_the_frames_of_before_and_which_of_them_is_dark(taken, lags):
-    """Some frames come several control steps after the last one: until then that one was the newest."""
-    cameras, shown, lit = CameraBuffer({"a": LIT.shape[:2]}, lags, hz=HZ, say=[].append), [], [True]
-    for number, (light, steps) in enumerate(taken):
-        shown = [] if not lit[-1] else shown  # before a frame that shows something again there is nothing
-        shown += shown[-1:] * (steps - 1) + [np.roll(LIT, number, 0) if light else DARK]
-        lit.append(light)
-        cameras.see({"a": shown[-1], "joint.pos": 0.0}, steps)
-    frames, there = cameras.now()
-    assert there.tolist() == [lit[-1]]
-    for frame, lag in zip(frames[0], lags, strict=True):
-        np.testing.assert_array_equal(frame, shown[max(0, len(shown) - 1 - lag)])
-    cameras.forget()
-    cameras.see({"a": LIT})
-    assert all(np.array_equal(frame, LIT) for frame in cameras.now()[0][0])
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_dark_camera_is_reported_once_and_only_an_arm_without_another_sense_is_blind(alone):
-    said, second = [], round(BLIND_S * HZ)
-    cameras = CameraBuffer({"a": (SIZE, SIZE), "b": (16, 24)}, hz=HZ, alone=alone, say=said.append)
-    for frames in [(LIT, LIT)] + [(DARK, LIT)] * 60 + [(LIT, DARK)] * 2:
-        cameras.see(dict(zip("ab", frames, strict=True)))
-        assert not cameras.blind
-    kept = ["camera a: frames of one colour", "camera a: shows something again"]
-    assert [line.partition(";")[0] for line in said] == kept
-    for _ in range(second):
-        cameras.see({"a": DARK, "b": DARK})
-        assert not cameras.blind
-    cameras.see({"a": DARK, "b": DARK})
-    assert cameras.blind == alone and not CameraBuffer().blind
-
-
-@pytest.mark.parametrize(("shape", "size"), [((48, 64), (16, 16)), ((33, 33), (20, 16)), ((480, 640), (16, 64))])
-def test_a_real_cameras_frame_is_its_largest_middle_part_of_the_models_proportions(shape, size):
-    scale = min(whole / side for whole, side in zip(shape, size, strict=True))
-    down, right = (round(scale * side) for side in size)
-    top, left = (shape[0] - down) // 2, (shape[1] - right) // 2
-    frame = np.zeros((*shape, 3), np.uint8)
-    frame[top : top + down, left : left + right] = 200
-    cameras = CameraBuffer({"a": size}, hz=HZ)
-    cameras.see({"a": frame})
-    assert cameras.newest["a"].shape == (*size, 3) and (cameras.newest["a"] == 200).all()
-    frame[top, :] = frame[:, left + right - 1] = 0  # which are still in it
-    cameras.see({"a": frame})
-    assert (cameras.newest["a"][0] < 200).all() and (cameras.newest["a"][:, -1] < 200).all()
-
-
-SETTINGS = {cv2.CAP_PROP_FRAME_WIDTH: 64.0, cv2.CAP_PROP_FRAME_HEIGHT: 48.0, cv2.CAP_PROP_FPS: 30.0}
-
-
-class Cable:
-    """A camera's driver: frames as long as the cable is in."""
-
-    plugged, tries = True, 0
-
-    def __init__(self, *_):
-        self.found = Cable.plugged
-        Cable.tries += not Cable.plugged
-
-    def isOpened(self):
-        return self.found
-
-    def read(self):
-        time.sleep(0.01)
-        return (True, np.full((48, 64, 3), 180, np.uint8)) if Cable.plugged else (False, None)
-
-    def get(self, setting):
-        return SETTINGS.get(setting, 0.0)
-
-    def set(self, setting, value):
-        return SETTINGS.get(setting) == value
-
-    def release(self):
-        self.found = False
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # LeRobot's reading thread gives up
-def test_a_cable_that_falls_out_is_black_frames_until_it_is_in_again(monkeypatch):
-    from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
-
-    monkeypatch.setattr(cv2, "VideoCapture", Cable)
-    monkeypatch.setattr("robot.cameras.AGAIN_S", 0.05)
-    said = []
-    camera = SteadyCamera("front", OpenCVCamera(OpenCVCameraConfig(index_or_path=0, warmup_s=1)), said.append)
-    with monkeypatch.context() as out, pytest.raises(ConnectionError):
-        out.setattr(Cable, "plugged", False)  # one that is not there at first is an error
-        camera.connect()
-    assert not camera.is_connected
-    camera.connect()
-    assert camera.read_latest().mean() == 180
-    monkeypatch.setattr(Cable, "plugged", False)
-    until(lambda: not camera.read_latest().any())
-    assert camera.read_latest().shape == (48, 64, 3) and camera.is_connected
-    until(lambda: Cable.tries >= 3)  # it fails to connect again
-    assert len(said) == 1 and re.fullmatch(r"camera front: OpenCVCamera\(0\) .*; connecting again", said[0])
-    monkeypatch.setattr(Cable, "plugged", True)
-    until(lambda: camera.read_latest().any())
-    assert said[1:] == ["camera front: connected again"]
-    monkeypatch.setattr(Cable, "plugged", False)
-    until(lambda: not camera.read_latest().any())
-    camera.disconnect()  # while it is being looked for
-    assert not camera.is_connected
-
-
-def test_a_plan_is_due_when_the_robot_it_is_for_says(checkpoint, monkeypatch):
-    """One robot's deadline is not the next's; one that says none gets the planner's own."""
-    answering, loaded = planner_service(checkpoint, 3, "cpu", 1, True, GuidanceKeys()), load_agent(checkpoint, 3)
-    begin = begin_of(loaded.spec, loaded.task, 2, "Touch the red cube.")
-    plan, deadlines = answering.agent.planner.plan, []
-
-    def noting(observation, memory, generator, deadline, *others, **keys):
-        deadlines.append(deadline)
-        return plan(observation, memory, generator, deadline, *others, **keys)
-
-    monkeypatch.setattr(answering.agent.planner, "plan", noting)
-    for due_ms in (5.0, 0.0):
-        answering.begin(replace(begin, deadline_ms=due_ms))
-        asked = time.perf_counter()
-        answering.answer(answering.blank())
-        if due_ms:
-            assert asked + 0.005 <= deadlines[-1] <= time.perf_counter() + 0.005
-    assert deadlines[-1] is None
 
 
 @pytest.mark.parametrize("planned", [True, False])
@@ -293,63 +149,6 @@ def test_a_policy_with_cameras_can_be_recorded_and_begins_as_in_training(checkpo
     assert torch.equal(seen.presence, shown.presence)
     assert torch.equal(act(agent, shown), action)
     env.close()
-
-
-def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(running, tmp_path, monkeypatch):
-    from rerun.experimental import RrdReader
-
-    steps, log = [], views.RerunView.__call__
-
-    def noting(view, step, follower):
-        steps.append((step.reading.values.tolist(), follower.cameras.newest["overhead"]))
-        log(view, step, follower)
-
-    monkeypatch.setattr(views.RerunView, "__call__", noting)
-    file = tmp_path / "run.rrd"
-    running(episodes=1, seconds=0.5, viewer="rerun", viewer_file=str(file)).run()
-    frames, measured = [], []
-    for chunk in RrdReader(file).store().stream():
-        columns = {} if chunk.is_static else chunk.to_record_batch().to_pydict()
-        frames += columns.get("Image:buffer", []) if chunk.entity_path == "/camera/overhead" else []
-        measured += columns.get("Scalars:scalars", []) if chunk.entity_path == "/joints/measured" else []
-    assert len(steps) > 10 and measured == [values for values, _ in steps]
-    for (shown,), (_, frame) in zip(frames, steps, strict=True):
-        np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), frame)
-    with pytest.raises(FileExistsError):  # it is not written over
-        running(episodes=1, viewer="rerun", viewer_file=str(file)).run()
-
-
-def test_a_viewer_that_does_not_come_up_is_a_line_before_anything_is_begun(running, monkeypatch):
-    from rerun import RecordingStream
-
-    def spawn(_):
-        raise RuntimeError("no screen")
-
-    monkeypatch.setattr(RecordingStream, "spawn", spawn)
-    with pytest.raises(UserError, match=r"^viewer=rerun: the viewer does not come up.*; viewer_file=run\.rrd leaves"):
-        running(viewer="rerun").run()
-
-
-@pytest.mark.parametrize("how", ["hangs", "fails"])
-def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(running, tmp_path, monkeypatch, capsys, how):
-    hung = threading.Event()
-
-    def log(*_):
-        if how == "fails":
-            raise RuntimeError("no room")
-        hung.wait(WAIT_S)
-
-    monkeypatch.setattr(views, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(views.RerunView, "_log", log)
-    result = running(episodes=1, seconds=1.0, viewer="rerun", viewer_file=str(tmp_path / "run.rrd")).run()
-    hung.set()
-    for left in threading.enumerate():  # it goes on with what was queued, which is no business of the next test
-        if left.name == "rerun":
-            left.join(WAIT_S)
-            assert not left.is_alive()
-    assert (result["ended"], result["faults"]) == ("done", [])
-    line = {"hangs": "the viewer did not take the last of it", "fails": "the viewer shows no more: no room\n"}[how]
-    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_where_nothing_can_be_drawn_a_policy_that_sees_is_refused_in_a_line(running, monkeypatch):

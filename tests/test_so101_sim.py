@@ -62,12 +62,12 @@ def test_the_gates_tip_is_the_one_that_is_trained_and_the_twins(simulated):
         assert (np.linalg.norm(change, axis=0) <= tip.reach + 1e-9).all()  # an arm's length at most
 
 
-@given(SHARES, st.booleans())
-def test_units_are_those_of_the_real_driver_and_there_and_back(share, degrees):
+@given(SHARES)
+def test_units_are_those_of_the_real_driver_and_there_and_back(share):
     """Of a calibration whose middle is the simulation's zero, as LeRobot's own procedure makes it."""
-    angles, units = LOW + share * (HIGH - LOW), Units(LOW, HIGH, degrees)
+    angles, units = LOW + share * (HIGH - LOW), Units(LOW, HIGH)
     ends = np.round(np.array([LOW, HIGH]) / TICK_RAD).astype(int) + 2047
-    bus = SO101Follower(SO101FollowerConfig(port="/dev/null", use_degrees=degrees)).bus
+    bus = SO101Follower(SO101FollowerConfig(port="/dev/null")).bus
     bus.calibration = {
         joint: MotorCalibration(i + 1, 0, 0, int(ends[0, i]), int(ends[1, i])) for i, joint in enumerate(JOINTS)
     }

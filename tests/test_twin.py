@@ -73,32 +73,6 @@ def test_it_connects_without_a_question_moves_and_lets_go(twin, connect):
     assert torque(twin) == [False] * 6
 
 
-@pytest.mark.parametrize("fault", ["lost", "corrupted"])
-def test_a_few_bad_packets_are_retried(twin, connect, fault):
-    robot = connect()
-    before = twin.ask("state")["faults"].get(fault, 0)
-    twin.ask("line", **{fault: 0.02})
-    while twin.ask("state")["faults"].get(fault, 0) == before:
-        assert len(robot.get_observation()) == 6
-    twin.ask("line", **{fault: 1.0})
-    with pytest.raises(ConnectionError, match="status packet"):
-        robot.get_observation()
-    twin.ask("line")
-    assert len(robot.get_observation()) == 6
-
-
-def test_a_dead_servo_ends_the_loop_and_forbids_the_next_connection(twin, connect):
-    robot = connect()
-    twin.ask("kill", joint="elbow_flex")
-    with pytest.raises(ConnectionError, match="no status packet"):
-        robot.get_observation()
-    robot.bus.port_handler.closePort()
-    with pytest.raises(RuntimeError, match=r"Missing motor IDs:\s+- 3 "):
-        connect()
-    twin.ask("revive", joint="elbow_flex")
-    connect()
-
-
 def test_an_overloaded_servo_is_read_but_cannot_be_let_go(twin, connect):
     robot = connect()
     twin.ask("overload", joint="elbow_flex")
@@ -168,7 +142,6 @@ def test_a_fault_asked_for_by_key_comes_after_the_first_goal_and_goes(start_twin
     assert alive == [True, False, True]
     result = twin.stop(signal.SIGINT)
     assert result["faults"] == {"dead": 1} and result["packets"] > 100
-    assert result["reply_ms_p50"] <= result["reply_ms_p99"]
     assert not twin.port_file.exists() and not twin.control.exists()
     entries = json.loads((tmp_path / "twin.json").read_text())
     assert list(entries) == list(JOINTS) and result["calibration_file"] == str(tmp_path / "twin.json")
@@ -183,7 +156,7 @@ def test_a_second_twin_is_refused_and_a_killed_one_replaced(start_twin, command,
     twin.process.communicate()
     with pytest.raises(ValueError, match=rf"^port_file={twin.port_file}: its twin is gone; start `semagram"):
         port_of_twin(twin.port_file)
-    again = start_twin(tmp_path, f"control_file={tmp_path / 'own'}")
+    again = start_twin(tmp_path)
     assert port_of_twin(twin.port_file) == again.port()
     assert again.stop()["packets"] == 0
 
@@ -255,9 +228,3 @@ def test_it_starts_beside_packages_of_the_same_names_survives_a_wobbling_cable_a
         assert control.ask("state")["port"] == port_of_twin(twin.port_file)
     twin.stop()
     assert twin._process.returncode == 0 and not twin.port_file.parent.exists()
-
-
-def test_a_port_file_whose_control_channel_would_have_too_long_a_path_is_taken_at_its_word(tmp_path):
-    port_file = tmp_path / ("long" * 30)
-    port_file.write_text("/dev/pts/9\n")
-    assert port_of_twin(port_file) == "/dev/pts/9"

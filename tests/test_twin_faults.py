@@ -78,16 +78,16 @@ def test_every_key_begins_its_fault_and_mending_ends_it(arm, faults, plugs):
         ((), "port_file=: a file"),
         (("port_file=port", "faults.lots=1"), "did you mean faults.lost"),
         (("port_file=port", "scene=none.xml"), "none.xml: not a MuJoCo scene"),
-        (("port_file=port", "calibration_file=notes.txt"), "notes.txt: not a LeRobot calibration"),
-        ((f"port_file={'long/' * 30}port",), "at most 107 bytes"),
+        (("port_file=port",), "twin.json: not a LeRobot calibration"),
+        ((f"port_file={'long/' * 30}port",), "more than 107 bytes"),
     ],
 )
 def test_the_command_refuses_in_one_line_and_leaves_nothing(monkeypatch, capsys, tmp_path, words, said):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "twin.json").write_text("hello")
     monkeypatch.setattr(sys, "argv", ["semagram-twin", *words])
     with pytest.raises(SystemExit) as end:
         main()
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == "" and said in err and len(err.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["twin.json"]

@@ -172,7 +172,6 @@ class RecordSession:
             "picture": str(drawn),
             "robot": config.robot,
             "skipped": self.skipped,
-            "paced": config.waits,
             "scheduling": self.scheduling,
         }
 
@@ -180,7 +179,7 @@ class RecordSession:
         from lerobot.utils.feature_utils import hw_to_dataset_features
 
         one = {"shape": (1,), "names": None}
-        features = hw_to_dataset_features(robot.observation_features, "observation", self.config.video)
+        features = hw_to_dataset_features(robot.observation_features, "observation")
         features |= hw_to_dataset_features(robot.action_features, "action")
         features[MEASURED] = {"dtype": "float64", **one}
         if self.config.takeover:

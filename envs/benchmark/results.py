@@ -121,7 +121,7 @@ def _parsed(path: Path, number: int, row: Mapping[str, str]) -> Result:
     try:
         values: dict = {name: row[name] for name in COLUMNS}
         for name in set(COLUMNS) - {"task", "agent", "device", "commit", "returns"}:
-            values[name] = json.loads(row[name].replace("nan", "NaN").replace("inf", "Infinity")) if row[name] else None
+            values[name] = json.loads(row[name]) if row[name] else None
         values["returns"] = tuple(map(float, row["returns"].split()))
         return build(Result, values)
     except (TypeError, ValueError) as error:

@@ -9,11 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors import numpy as arrays_of
-from torch import Tensor
 
 from policies.codec import fitting
 from policies.codec.events import Events
@@ -37,8 +35,7 @@ class Codec:
     and the bits of the quantized numbers packed into ids in the same order for all chunks.
 
     The code is ordered: any prefix of a string decodes, to a coarser chunk. It is total: every string decodes to a
-    chunk within the bounds, whose curves are no faster than the data. NumPy arrays give NumPy arrays, tensors give
-    tensors on their device.
+    chunk within the bounds, whose curves are no faster than the data.
     """
 
     config: CodecConfig
@@ -72,29 +69,29 @@ class Codec:
         """The number of different ids, 2^bits."""
         return 2**self.config.bits
 
-    def encode[Array: (np.ndarray, Tensor)](self, chunk: Array, start: Array | None = None) -> Array:
+    def encode(self, chunk: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """Return the ids (..., ids), int64, of chunks (..., T, D) that begin one step after `start` (..., D).
 
         `start` is where the arm is: the last action of the previous chunk, as decoded. By default it is the chunk's
         first action; only a relative codec uses it. Raises ValueError for a wrong shape or values that are not finite.
         """
-        values = _array(chunk)
+        values = np.asarray(chunk)
         if values.shape[-2:] != (self.config.length, self.channels):
             raise ValueError(f"chunk {values.shape}: (..., {self.config.length}, {self.channels})")
         first = self._start(values[..., 0, :] if start is None else start, values.shape[:-2])
         if not np.isfinite(values).all():
             raise ValueError("chunk: a number that is not finite")
         ids = self._write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
-        return _like(ids.reshape(*values.shape[:-2], self.config.ids), chunk)
+        return ids.reshape(*values.shape[:-2], self.config.ids)
 
-    def decode[Array: (np.ndarray, Tensor)](self, ids: Array, start: Array | None = None) -> Array:
+    def decode(self, ids: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """Return the chunks (..., T, D), float32, of the first n <= `config.ids` ids (..., n), from `start` (..., D).
 
         A relative codec needs the start used for encoding; others ignore it. Raises ValueError for ids that are not
         integers, an id outside the vocabulary, too many ids, or a start that is missing, of a wrong shape or not
         finite.
         """
-        string = _array(ids)
+        string = np.asarray(ids)
         if string.ndim == 0 or string.dtype.kind not in ("iu" if string.size else "iuf"):
             raise ValueError(f"ids {string.shape}, {string.dtype}: whole numbers, (..., at most {self.config.ids})")
         shape, count = string.shape[:-1], string.shape[-1]
@@ -106,13 +103,13 @@ class Codec:
             raise ValueError("start: where the arm is, (..., D); only a codec of relative=False decodes without")
         string = string.reshape(math.prod(shape), count).astype(np.int64)
         chunk = self.scaling.unscale(self._read(string, self._start(start, shape))).astype(np.float32)
-        return _like(chunk.reshape(*shape, self.config.length, self.channels), ids)
+        return chunk.reshape(*shape, self.config.length, self.channels)
 
     def _start(self, start, shape: tuple[int, ...]) -> Float[np.ndarray, "N D"]:
         """Return where N chunks begin, scaled; zeros for a codec that is not relative."""
         if not self.config.relative:
             return np.zeros((math.prod(shape), self.channels))
-        first = _array(start)
+        first = np.asarray(start)
         if first.shape != (*shape, self.channels):
             raise ValueError(f"start {first.shape}: {(*shape, self.channels)}, an action for each chunk")
         if not np.isfinite(first).all():
@@ -166,25 +163,16 @@ class Codec:
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Codec":
-        """Load the codec that `save` wrote, and code a chunk, which shows whether its parts fit each other.
-
-        Raises FolderError for a folder that is incomplete or holds no codec.
-        """
+        """Load the codec that `save` wrote. Raises FolderError for a folder that is incomplete or holds no codec."""
         folder = Path(path)
         check_folder(folder, (CONFIG, ARRAYS))
         try:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
-            codec = cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
-            start = np.zeros(codec.channels)
-            with np.errstate(all="ignore"):
-                ids = codec.encode(np.zeros((codec.config.length, codec.channels)), start)
-                if not np.isfinite(codec.decode(ids, start)).all():
-                    raise ValueError("it decodes to what is not finite")
-        except (KeyError, TypeError, ValueError, IndexError, SafetensorError) as error:
+            return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
-        return codec
 
     @classmethod
     def _of(cls, config: CodecConfig, file: Path) -> "Codec":
@@ -204,14 +192,3 @@ def check_place(folder: Path) -> None:
     codec_or_nothing = {CONFIG, ARRAYS, MANIFEST}, set[str]()
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} in codec_or_nothing):
         raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
-
-
-def _array(values: np.ndarray | Tensor) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # NumPy has no bfloat16
-    return np.asarray(values)
-
-
-def _like[Array: (np.ndarray, Tensor)](values: np.ndarray, given: Array) -> Array:
-    return torch.from_numpy(values).to(given.device) if isinstance(given, Tensor) else values

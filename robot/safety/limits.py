@@ -88,12 +88,7 @@ class Limits:
     stall_s: float = 1.5
 
     def __post_init__(self):
-        """Raise ValueError without joints, or for a time that is not positive or above 60 s."""
-        if not self.joints:
-            raise UserError("joints: at least one")
-        for name, joint in self.joints.items():
-            if not isinstance(joint, JointLimits):
-                raise UserError(f"joints.{name}={joint}: JointLimits")
+        """Raise ValueError for a time that is not positive or above 60 s."""
         check("", self, "observation_age_s goal_age_s loop_s stall_s", above=0, high=60)
 
     @property

@@ -59,13 +59,11 @@ class Units:
     """Converts between angles in rad and LeRobot's values (6,); the gripper is last.
 
     `low` to `high` (6,): the joints' ranges in rad. The gripper goes from 0 (closed) to 100. The others are in degrees
-    from the middle of their range, where LeRobot's calibration puts zero; with `degrees=False`, from -100 to 100 over
-    it.
+    from the middle of their range, where LeRobot's calibration puts zero.
     """
 
     low: np.ndarray
     high: np.ndarray
-    degrees: bool = True
 
     def from_rad(self, angles: np.ndarray) -> np.ndarray:
         """Convert angles (..., 6) in rad to LeRobot's values (..., 6)."""
@@ -98,5 +96,4 @@ class Units:
     @property
     def _unit(self) -> np.ndarray:
         """Radians per unit of LeRobot's values."""
-        spans = self.high - self.low
-        return np.append(np.full(5, np.pi / 180) if self.degrees else spans[:-1] / 200, spans[-1] / 100)
+        return np.append(np.full(5, np.pi / 180), (self.high - self.low)[-1] / 100)

@@ -17,7 +17,7 @@ LONGEST_SOCKET = 107  # bytes in the path of a Unix socket
 
 
 def control_of(port_file: Path) -> Path:
-    """Return the default path of the control channel for a port file."""
+    """Return the path of the control channel beside a port file."""
     return Path(f"{port_file}.control")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sim.twin.servo import Servo
 
-PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
+PING, READ, WRITE, SYNC_READ, SYNC_WRITE = 1, 2, 3, 0x82, 0x83
 BROADCAST = 0xFE
 HEADER = b"\xff\xff"
 LONGEST = 250  # maximum of the length field
@@ -57,36 +57,21 @@ class Framer:
         if now_s - self._heard_s > GAP_S:
             self._held.clear()
         self._heard_s = now_s
-        self._held += data
-        packets = []
-        while (size := self._whole()) is not None:
-            frame = bytes(self._held[:size])
-            if ~sum(frame[2:-1]) & 0xFF == frame[-1]:
-                packets.append(Packet(frame[2], frame[4], frame[5:-1]))
-                del self._held[:size]
+        held, packets = self._held, list[Packet]()
+        held += data
+        while len(held) >= 4:
+            size = held[3] + 4
+            if not held.startswith(HEADER) or held[2] == 0xFF or not 2 <= held[3] <= LONGEST:
+                del held[0]
+            elif len(held) < size:
+                break
+            elif ~sum(held[2 : size - 1]) & 0xFF == held[size - 1]:
+                packets.append(Packet(held[2], held[4], bytes(held[5 : size - 1])))
+                del held[:size]
             else:
                 self.spoilt += 1
-                del self._held[0]
-        return packets
-
-    def _whole(self) -> int | None:
-        """Drop bytes that cannot begin a packet; return the size of the first packet, None if it is incomplete."""
-        held = self._held
-        while True:
-            start = held.find(HEADER)
-            if start < 0:
-                del held[: len(held) - held.endswith(b"\xff")]
-                return None
-            del held[:start]
-            if len(held) < 4:
-                if held[2:3] == b"\xff":
-                    del held[0]
-                    continue
-                return None
-            if held[2] == 0xFF or not 2 <= held[3] <= LONGEST:
                 del held[0]
-                continue
-            return held[3] + 4 if len(held) >= held[3] + 4 else None
+        return packets
 
 
 class Bus:
@@ -94,7 +79,6 @@ class Bus:
 
     def __init__(self, servos: Iterable[Servo]):
         self.servos = list(servos)
-        self._waiting: dict[Servo, tuple[int, bytes]] = {}
 
     def answer(self, packet: Packet) -> list[bytes]:
         """Carry out an instruction and return the status packets sent back, in order."""
@@ -104,20 +88,15 @@ class Bus:
         if packet.instruction == SYNC_WRITE:
             self._sync_write(given)
             return []
-        replies = []
-        for servo in self._called(packet.id):
-            reply = self._one(servo, packet.instruction, given)
-            speaks = packet.id != BROADCAST or packet.instruction == PING
-            quiet = servo["Response_Status_Level"] == 0 and packet.instruction not in (PING, READ)
-            if reply is not None and speaks and not quiet:
-                replies.append(reply)
-        return replies
+        replies = [self._one(servo, packet.instruction, given) for servo in self._called(packet.id)]
+        speaks = packet.id != BROADCAST or packet.instruction == PING
+        return [reply for reply in replies if reply is not None and speaks]
 
     def _called(self, servo_id: int) -> list[Servo]:
         return [s for s in self.servos if s.powered and servo_id in (BROADCAST, s["ID"])]
 
     def _one(self, servo: Servo, instruction: int, given: bytes) -> bytes | None:
-        """Carry out PING, READ, WRITE, REG_WRITE or ACTION on one servo; return its reply, or None if not understood.
+        """Carry out PING, READ or WRITE on one servo; return its reply, or None if not understood.
 
         The reply carries the error byte and the id from before the instruction took effect.
         """
@@ -126,11 +105,6 @@ class Bus:
             found = servo.read(given[0], given[1])
         elif instruction == WRITE and len(given) >= 2:
             servo.write(given[0], given[1:])
-        elif instruction == REG_WRITE and len(given) >= 2:
-            self._waiting[servo] = given[0], given[1:]
-        elif instruction == ACTION:
-            if servo in self._waiting:
-                servo.write(*self._waiting.pop(servo))
         elif instruction != PING:
             return None
         return encode(name, error, found)

@@ -8,7 +8,7 @@ FASTEST = 3400  # steps/s without load
 AMBIENT_C, STALL_RISE_C, COOLING_S = 28.0, 60.0, 300.0  # plausible, not measured
 STALL_CURRENT = 415  # in units of 6.5 mA
 OVERHEATED, OVERLOADED = 0x04, 0x20  # bits of Status and of Unloading_Condition
-TORQUE_ON, SET_MIDDLE = 1, 128  # values of Torque_Enable
+TORQUE_ON = 1  # a value of Torque_Enable
 SAVED = 40  # registers below this address survive a power cycle if written while Lock is 0
 SIZE = 87
 
@@ -18,7 +18,6 @@ REGISTERS = {
     "Firmware_Minor_Version": (1, 1, 0, 10),
     "Model_Number": (3, 2, 0, 777),
     "ID": (5, 1, 0, 1),
-    "Response_Status_Level": (8, 1, 0, 1),
     "Min_Position_Limit": (9, 2, 0, 0),
     "Max_Position_Limit": (11, 2, 0, STEPS - 1),
     "Max_Temperature_Limit": (13, 1, 0, 70),
@@ -123,24 +122,16 @@ class Servo:
                 self.saved = self.saved[:at] + bytes([value]) + self.saved[at + 1 :]
 
     def _switch(self, value: int) -> None:
-        if value == SET_MIDDLE:  # the present position becomes 2048
-            self["Homing_Offset"] = _wrap(round(self.shaft) - STEPS // 2)
-            self.saved = bytes(self.memory[:SAVED])
-            self.sense(self.shaft, 0.0, 0.0, 0.0)
-            return
         if value == TORQUE_ON and self["Torque_Enable"] != TORQUE_ON:
             self.stay()
         self["Torque_Enable"] = value
-        self._recover()
+        self["Status"] &= ~OVERLOADED
+        self.strained_s = 0.0
 
     def stay(self) -> None:
         """Make the present position the goal, at rest."""
         self["Goal_Position"] = self["Present_Position"]
         self.setpoint, self.speed = self.shaft, 0.0
-
-    def _recover(self) -> None:
-        self["Status"] &= ~OVERLOADED
-        self.strained_s = 0.0
 
     def overload(self) -> None:
         """Enter overload protection: reduced torque, and an error in every reply, until torque is switched."""
@@ -203,8 +194,3 @@ class Servo:
         self.strained_s = self.strained_s + dt_s if strained else 0.0
         if conditions & OVERLOADED and self.strained_s >= self["Protection_Time"] / 100 > 0:
             self.overload()
-
-
-def _wrap(steps: int) -> int:
-    """Wrap `steps` by full turns into the range that a homing offset can hold."""
-    return max(1 - STEPS // 2, (steps + STEPS // 2) % STEPS - STEPS // 2)

@@ -1,5 +1,6 @@
 """The twin: settings, serial port, and the loop that answers port and control requests and steps the physics."""
 
+import math
 import os
 import pty
 import selectors
@@ -13,8 +14,6 @@ from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 
-import numpy as np
-
 from sim import InvalidValue
 from sim.twin.arm import TwinArm
 from sim.twin.control import LONGEST_SOCKET, ControlServer, control_of
@@ -23,7 +22,6 @@ from sim.twin.feetech import Bus, Framer, cut
 
 FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
 CHUNK = 4096
-KEPT = 100_000  # most recent times that percentiles are computed over
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,6 @@ class TwinConfig:
     """The settings of semagram-twin."""
 
     port_file: str = ""
-    calibration_file: str = ""
-    control_file: str = ""
     scene: str = ""
     faults: FaultConfig = field(default_factory=FaultConfig)
 
@@ -41,17 +37,17 @@ class TwinConfig:
         if not self.port_file:
             raise InvalidValue("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
-            raise InvalidValue(f"control_file={self.control_path}: a path of at most {LONGEST_SOCKET} bytes")
+            raise InvalidValue(f"port_file={self.port_file}: {self.control_path} has more than {LONGEST_SOCKET} bytes")
 
     @property
     def control_path(self) -> Path:
         """Path of the control channel's socket."""
-        return Path(self.control_file or control_of(Path(self.port_file)))
+        return control_of(Path(self.port_file))
 
     @property
     def calibration_path(self) -> Path:
-        """Path of the calibration file; by default `twin.json` beside the port file."""
-        return Path(self.calibration_file or Path(self.port_file).with_name("twin.json"))
+        """Path of the calibration file: `twin.json` beside the port file."""
+        return Path(self.port_file).with_name("twin.json")
 
 
 class Port:
@@ -104,8 +100,6 @@ class Twin:
         self._bus, self._framer, self._line = Bus(arm.servos.values()), Framer(), Line(faults.seed)
         self._selector = selectors.SelectSelector()
         self._late: deque[tuple[float, bytes]] = deque()
-        self._reply_s: deque[float] = deque(maxlen=KEPT)
-        self._wake_s: deque[float] = deque(maxlen=KEPT)
         self._first_goal_s: float | None = None
         self._begun = self._ended = self.stopped = False
         self._packets = self._replies = 0
@@ -138,13 +132,8 @@ class Twin:
 
     def _turn(self) -> None:
         """Run one iteration of the loop: wait for input or the next due time, then handle it."""
-        now = time.monotonic()
-        due = min(self.arm.due_s, self._late[0][0] if self._late else np.inf)
-        events = self._selector.select(max(0.0, due - now))
-        woken = time.monotonic()
-        if not events and due > now:
-            self._wake_s.append(woken - due)
-        for key, _ in events:
+        due = min(self.arm.due_s, self._late[0][0] if self._late else math.inf)
+        for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
             key.data()
         self._send_late()
         self._schedule(time.monotonic())
@@ -166,7 +155,6 @@ class Twin:
                 self._late.append((heard + self._line.slow_ms / 1000, arriving))
             elif arriving:
                 self._port.write(arriving)
-                self._reply_s.append(time.monotonic() - heard)
 
     def _send_late(self) -> None:
         """Send delayed replies that are due; drop them once the line is no longer slow."""
@@ -224,18 +212,11 @@ class Twin:
         return verbs[verb](**request) or {}
 
     def summary(self) -> dict:
-        """Return statistics so far: packets, replies, reply times and wake-up delays (ms), dropped time, faults."""
+        """Return statistics so far: packets, replies, packets with a wrong checksum, dropped time, faults."""
         return {
             "packets": self._packets,
             "replies": self._replies,
             "spoilt_packets": self._framer.spoilt,
-            **_percentiles("reply_ms", self._reply_s),
-            **_percentiles("wake_late_ms", self._wake_s),
             "dropped_s": round(self.arm.dropped_s, 3),
             "faults": dict(self._line.counts + self._faults.counts),
         }
-
-
-def _percentiles(name: str, seconds: deque[float]) -> dict:
-    values = [round(float(v) * 1000, 3) for v in np.percentile(seconds, [50, 99])] if seconds else [None, None]
-    return {f"{name}_p50": values[0], f"{name}_p99": values[1]}

@@ -1,0 +1,168 @@
+"""What a person sees of a run: lines redrawn in place on a terminal, as they come elsewhere; rerun's viewer."""
+
+import errno
+import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from configs.arm.running import RunSession
+from envs.settings import TaskConfig
+from robot import views
+from robot.settings import RunConfig
+from robot.views import Terminal
+from worldmodel.errors import UserError
+
+SIZE, WAIT_S = 32, 60.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, untaught):
+    """An agent with a camera."""
+    task = TaskConfig("so101-touch", state="joints")
+    return untaught(tmp_path_factory.mktemp("run"), task, senses=("state", "images.overhead"), image_size=SIZE)
+
+
+@pytest.fixture
+def running(checkpoint, serving):
+    """Makes runs of the checkpoint for an episode, shown by rerun."""
+
+    def begin(**keys):
+        usual = {"checkpoint": str(checkpoint), "remote": serving(checkpoint), "viewer": "rerun", "episodes": 1}
+        return RunSession.begin(RunConfig(**usual | keys))
+
+    return begin
+
+
+@pytest.mark.parametrize("columns", [1, 7, 80])
+def test_only_the_last_drawing_is_shown_and_what_was_said(teletype, columns):
+    with teletype.terminal(columns) as (stream, close):
+        terminal = Terminal(stream)
+        terminal.draw(["a" * 40, "b" * 40, "c"])
+        terminal.draw(["d" * 40])
+        terminal.say("said")
+        terminal.draw(["e" * 40, "f"])
+        terminal.say("below", keep=True)
+        terminal.draw(["g", "h"])
+        terminal.draw([])
+        terminal.draw(["i"])
+        written = close()
+    said, below = (teletype.shown(word, columns) for word in ("said\n", "below\n"))
+    assert teletype.shown(written, columns) == [*said, ("e" * 40)[:columns], "f", *below, "i"]
+
+
+def test_in_a_low_terminal_what_is_below_its_bottom_is_not_drawn(teletype):
+    with teletype.terminal(rows=4) as (stream, close):
+        terminal = Terminal(stream)
+        for drawing in ("ab", "cd"):
+            terminal.draw([f"{drawing} {i}" for i in range(9)])
+        written = close()
+    assert teletype.shown(written) == ["cd 0", "cd 1", "cd 2"]  # the cursor has the fourth
+
+
+def test_what_threads_say_at_once_all_stays(teletype):
+    """One writes so slowly that others come between, if they can."""
+    written = []
+
+    class Slow(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            time.sleep(1e-4)
+            written.append(text)
+
+    terminal = Terminal(Slow())
+
+    def work(name):
+        for i in range(20):
+            terminal.draw(["a drawing", "of two lines"])
+            terminal.say(f"{name} {i}")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "abcd"))
+    lines = teletype.shown("".join(written))
+    assert sorted(lines) == sorted(f"{name} {i}" for name in "abcd" for i in range(20))
+
+
+def test_elsewhere_everything_stays_as_it_was_written():
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.draw(["a" * 400])
+    terminal.draw(["b", "c"])
+    terminal.say("d")
+    assert stream.getvalue() == "a" * 400 + "\nb\nc\nd\n"
+
+
+def test_where_nobody_reads_nothing_is_raised():
+    tried = []
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            tried.append(text)
+            raise OSError(errno.EIO, "Input/output error")
+
+    terminal = Terminal(Closed())
+    terminal.say("SIGHUP")
+    terminal.draw(["1 more waiting"])
+    assert tried == ["SIGHUP\n", "1 more waiting\n"]
+
+
+def test_the_rerun_viewer_gets_every_tick_with_what_the_camera_shows_the_model(running, tmp_path, monkeypatch):
+    from rerun.experimental import RrdReader
+
+    steps, log = [], views.RerunView.__call__
+
+    def noting(view, step, follower):
+        steps.append((step.reading.values.tolist(), follower.cameras.newest["overhead"]))
+        log(view, step, follower)
+
+    monkeypatch.setattr(views.RerunView, "__call__", noting)
+    file = tmp_path / "run.rrd"
+    running(seconds=0.5, viewer_file=str(file)).run()
+    frames, measured = [], []
+    for chunk in RrdReader(file).store().stream():
+        columns = {} if chunk.is_static else chunk.to_record_batch().to_pydict()
+        frames += columns.get("Image:buffer", []) if chunk.entity_path == "/camera/overhead" else []
+        measured += columns.get("Scalars:scalars", []) if chunk.entity_path == "/joints/measured" else []
+    assert len(steps) > 10 and measured == [values for values, _ in steps]
+    for (shown,), (_, frame) in zip(frames, steps, strict=True):
+        np.testing.assert_array_equal(np.array(shown).reshape(SIZE, SIZE, 3), frame)
+    with pytest.raises(FileExistsError):  # it is not written over
+        running(viewer_file=str(file)).run()
+
+
+def test_a_viewer_that_does_not_come_up_is_a_line_before_anything_is_begun(running, monkeypatch):
+    from rerun import RecordingStream
+
+    def spawn(_):
+        raise RuntimeError("no screen")
+
+    monkeypatch.setattr(RecordingStream, "spawn", spawn)
+    with pytest.raises(UserError, match=r"^viewer=rerun: the viewer does not come up.*; viewer_file=run\.rrd leaves"):
+        running().run()
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_a_viewer_that_hangs_or_fails_says_so_and_the_arm_goes_on(running, tmp_path, monkeypatch, capsys, how):
+    hung = threading.Event()
+
+    def log(*_):
+        if how == "fails":
+            raise RuntimeError("no room")
+        hung.wait(WAIT_S)
+
+    monkeypatch.setattr(views, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(views.RerunView, "_log", log)
+    result = running(seconds=1.0, viewer_file=str(tmp_path / "run.rrd")).run()
+    hung.set()
+    for left in threading.enumerate():  # it goes on with what was queued, which is no business of the next test
+        if left.name == "rerun":
+            left.join(WAIT_S)
+            assert not left.is_alive()
+    assert (result["ended"], result["faults"]) == ("done", [])
+    line = {"hangs": "the viewer did not take the last of it", "fails": "the viewer shows no more: no room\n"}[how]
+    assert capsys.readouterr().err.count(line) == 1
