@@ -126,9 +126,8 @@ def test_a_run_whose_plugins_are_not_named_again_is_refused_with_the_command_tha
     with pytest.raises(UserError, match=line) as told:
         semagram.load(tmp_path / "run", plugins=["math"])
     assert told.value.__suppress_context__ and told.value.__cause__ is None and len(told.traceback) == 2
-    assert (
-        semagram.load(tmp_path / "run", planned=False, plugins=[str(file)]).loaded.spec.planner.algorithm == "shooting"
-    )
+    found = semagram.load(tmp_path / "run", planned=False, plugins=[str(file)])
+    assert found.loaded.spec.planner.algorithm == "shooting"
 
 
 @pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])
