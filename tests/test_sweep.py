@@ -20,7 +20,11 @@ from envs.benchmark.results import read
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5")
 QUICK = ("evaluation.every=0", "evaluation.episodes=1", "learning.updates_per_token=0.02", "task.max_control_steps=50")
 STEPS, STOP = "steps=1500", signal.SIGTERM
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="runs follow parents on Linux")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(sys.platform != "linux", reason="runs follow parents on Linux"),
+]
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def steps_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
 def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, whole, command, tmp_path):
     folder, moments = tmp_path / "run", random.Random(1)
     metrics, checkpoints = folder / "metrics.csv", folder / "checkpoints"
