@@ -436,7 +436,8 @@ def evaluated(folder):
 
 
 def test_a_training_ends_at_the_evaluation_that_reaches_its_return_wherever_it_was_cut_off(keys, whole, tmp_path):
-    run, words = tmp_path / "run", [*keys, "evaluation.every=100", "evaluation.stop_at_return=-1"]
+    words = [*keys, "evaluation.every=100", "evaluation.stop_at_return=-1", "checkpoint.every=1000"]
+    run = tmp_path / "run"
     ended = Training.begin(composed("train", words), run).run()
     assert ended["env_steps"] == 100 and (steps_of(run), evaluated(run)) == ([60], [100])
     metrics = (run / "metrics.csv").read_bytes()
