@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from robot.safety.stops import Stopped
 from worldmodel.errors import OWN, MachineFault, UserError, in_one_line
 
 TRACEBACK = "SEMAGRAM_TRACEBACK"
@@ -31,6 +32,8 @@ GIVEN_NUMBERS = (
     errno.EADDRNOTAVAIL,
 )
 """errno values that point to a path, device or address which the user gave; any other condition may pass."""
+asked: list[int] = []
+"""The signals that asked this program to stop, where no work heeds them itself (`configs.sweep.stoppable`)."""
 
 
 class Ended(Exception):
@@ -52,7 +55,12 @@ def tell(result: dict) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set."""
+    """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set.
+
+    After a stop signal, Stopped: a library that is interrupted, in an import say, may raise what blames something else.
+    """
+    if asked:
+        raise Stopped(asked[0]) from error
     if any(note.startswith(OWN) for note in getattr(error, "__notes__", ())):
         raise error
     if os.environ.get(TRACEBACK) or (end := ending(error)) is None:

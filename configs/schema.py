@@ -101,6 +101,8 @@ class TrainConfig(LoopConfig, MachineConfig):
             raise UserError(f"task.control={ABSOLUTE}: {DELTA} with model.token.joined=true, since a curve begins at 0")
         if not self.envs and not self.data:
             raise UserError("envs=0: only with data=, recordings to learn from")
+        if not self.envs and self.evaluation.stop_at_return is not None:
+            raise UserError("evaluation.stop_at_return=: not with envs=0, where no episode is played")
         if self.data and not self.task.is_arm:
             raise UserError(f"data=: recorded of an SO-101; {self.task.label} is none of its tasks")
         kept, rings = self.replay.room(bool(seen.cameras)), max(1, self.envs)
@@ -228,6 +230,8 @@ class BenchConfig(TrainConfig):
             raise UserError(f"workers={self.workers}: auto, or a number of at least 1")
         if not self.agent or set(self.agent) & set("/\\ \n"):
             raise UserError(f"agent={self.agent}: a name without spaces or slashes")
+        if self.evaluation.stop_at_return is not None:
+            raise UserError("evaluation.stop_at_return=: not in a benchmark, which compares returns at the same steps")
         if self.readme and not self.table:
             raise UserError("readme=: only with table=, the results that go into it")
 

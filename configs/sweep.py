@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 from configs.arguments import quoted
 from configs.machine import own_card
-from configs.reporting import Ended, say
-from robot.safety.stops import SIGNALS, Stopped, handled
+from configs.reporting import Ended, asked, say
+from robot.safety.stops import Stopped, handled
 
 MEMBERS = "SEMAGRAM_MEMBERS"
 """Environment variable: a folder with a file for each member that runs on this machine, named by its process id."""
@@ -58,10 +58,12 @@ def play(name: str, folder: Path, device: object = None) -> dict:
         try:
             mark.touch()
             out, _ = process.communicate()
+        except KeyboardInterrupt:
+            _stop(process, mark)
+            say(f"{folder}: {last_line(folder / 'log.txt')}")  # which says how it goes on
+            raise
         finally:
-            if _claimed(mark) and process.poll() is None:
-                process.terminate()
-            process.wait()
+            _stop(process, mark)
     if code := process.returncode:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         line = f"{folder}: {how}: {last_line(folder / 'log.txt')}"
@@ -86,21 +88,44 @@ def stoppable(words: Sequence[str]) -> Iterator[None]:
     """Have SIGTERM and SIGHUP (a closed terminal) end the program as Ctrl-C does, with everything it has started.
 
     `words`: the command's arguments. If joblib or Ray runs the members of its sweep, which would kill them as it ends
-    its workers, those on this machine are noted in a folder, and first save a checkpoint and end.
+    its workers, those on this machine are noted in a folder, and first save a checkpoint and end. How a sweep that was
+    stopped goes on is said.
     """
     parallel = any(word in ("hydra/launcher=joblib", "hydra/launcher=ray") for word in words)
+    asked.clear()
     with TemporaryDirectory() if parallel else nullcontext("") as folder:
 
         def stop(number: int, _frame) -> None:
+            asked.append(number)
             if parallel:
                 _end(Path(folder))
             raise Stopped(number)
 
         if parallel:
             os.environ[MEMBERS] = folder
-        with handled(stop, SIGNALS if parallel else (signal.SIGTERM, signal.SIGHUP)):
-            yield
-        os.environ.pop(MEMBERS, None)
+        try:
+            with handled(stop):
+                yield
+        except KeyboardInterrupt:
+            if {"-m", "--multirun"} & {*words}:
+                say(_going_on(words))
+            raise
+        finally:
+            os.environ.pop(MEMBERS, None)
+
+
+def _going_on(words: Sequence[str]) -> str:
+    """Return how a sweep with these arguments goes on after a stop."""
+    if "resume=auto" in words and any(word.startswith("hydra.sweep.subdir=") for word in words):
+        return "the same command goes on with this sweep"
+    return "each run that was begun goes on by itself, as said; resume=auto would go on with all (docs/cluster.md)"
+
+
+def _stop(process: subprocess.Popen, mark: Path) -> None:
+    """End a member, unless that was done, and wait until it has ended."""
+    if _claimed(mark) and process.poll() is None:
+        process.terminate()
+    process.wait()
 
 
 def _end(folder: Path) -> None:

@@ -43,15 +43,22 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation during training: `episodes` episodes every `every` environment steps (0: only at the end)."""
+    """Evaluation during training: `episodes` episodes every `every` environment steps (0: only at the end).
+
+    One whose mean return is at least `stop_at_return` ends the training, as if its steps were done; None: none does.
+    """
 
     every: int = ranged(50_000, low=0)
     episodes: int = ranged(10, low=1, high=10_000)
     seed: int = ranged(1000, low=0, high=2**32 - 1)
+    stop_at_return: float | None = None
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""
         check_ranges("evaluation.", self)
+        if self.stop_at_return is not None and not (self.every and math.isfinite(self.stop_at_return)):
+            wanted = "a number, and evaluation.every= above 0, when to look"
+            raise UserError(f"evaluation.stop_at_return={self.stop_at_return}: {wanted}")
 
 
 @dataclass(frozen=True)

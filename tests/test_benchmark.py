@@ -163,8 +163,8 @@ def test_published_returns_stand_only_beside_the_steps_they_were_published_at():
     assert [cell.strip() for cell in lines(RUNS)[2].split("|")[6:9]] == ["28", "0.71", "862"]
     (row,) = rows([result("hopper-stand", 0, 500.0, env_steps=50_000)], "semagram")
     assert (row.published, row.ratio) == (None, None)
-    at_500k = lines([result("hopper-stand", 0, 500.0, env_steps=500_000)])[2]
-    assert [cell.strip() for cell in at_500k.split("|")[6:9]] == ["936", "0.53", "–"]
+    later = result("hopper-stand", 0, 500.0, env_steps=500_000)
+    assert [cell.strip() for cell in lines([*RUNS, later])[3].split("|")[6:9]] == ["936", "0.53", "–"]
 
 
 def test_tables_are_rectangular_and_only_a_return_that_reaches_the_published_one_is_bold():
@@ -174,6 +174,16 @@ def test_tables_are_rectangular_and_only_a_return_that_reaches_the_published_one
         assert len(lines(results)) == 2 + tasks + foot
     hopper, walker = lines(RUNS)[2:4]
     assert "**965** [940, 985]" in walker and "**" not in hopper
+
+
+def test_a_column_without_a_number_is_left_out_and_any_other_stays():
+    pendulum = result("Pendulum-v1", 0, -150.0, gflop_per_control_step=None)
+    assert lines([pendulum])[0] == "| task | steps | ours [95 %] | per seed | policy alone | minutes |"
+    half = result("walker-walk", 0, 485.0, policy_return_mean=None, env_steps=50_000)
+    assert lines([half])[0] == "| task | steps | ours [95 %] | per seed | minutes | GFLOP/step |"
+    assert lines([half])[-2].startswith("| mean of 1 |  | 485 |  |")
+    whole = lines([*RUNS, pendulum])
+    assert whole[0] == lines([])[0] == lines(RUNS)[0] and whole[2].count("–") == 4
 
 
 def test_the_foot_is_over_tasks_with_a_scale_and_its_ratio_over_published_ones():

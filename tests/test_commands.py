@@ -12,10 +12,12 @@ import re
 import resource
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import types
 import typing
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from pkgutil import resolve_name
@@ -403,6 +405,18 @@ def ending(command, monkeypatch):
 )
 def test_a_mistake_and_what_may_pass_have_codes_of_their_own(ending, error, code, line):
     assert ending(error) == (code, "", f"semagram: {line}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_an_interrupted_library_raises_is_not_blamed(command, monkeypatch, ending, number):
+    def fails(*_):
+        with suppress(KeyboardInterrupt):  # as code in C may do, an import say
+            signal.raise_signal(number)
+        raise EnvironmentFault("cartpole-swingup, being made: SystemError")
+
+    monkeypatch.setattr("configs.bench.tabulate", fails)
+    assert command("bench", "table=a.csv") == (128 + number, "", f"semagram: stopped by {number.name}\n")
+    assert ending(UserError("it"))[0] == 2  # another command, which nothing has stopped
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes (2,) and (3,)"), ZeroDivisionError(), KeyError(1)])

@@ -121,6 +121,13 @@ def test_a_run_whose_plugins_are_not_named_again_is_refused_with_the_command_tha
     command = re.escape(f"semagram-train resume={tmp_path}/run ") + f".*plugins=.*{file}"
     with pytest.raises(UserError, match=f"planner.algorithm=shooting: .*it began with plugins: {command}"):
         train([f"resume={tmp_path / 'run'}"])
+    monkeypatch.setattr(registry, "loaded", [])
+    line = rf"planner.algorithm=shooting: .*; it was trained with plugins=\[{file}\]$"
+    with pytest.raises(UserError, match=line) as told:
+        semagram.load(tmp_path / "run", plugins=["math"])
+    assert told.value.__suppress_context__ and told.value.__cause__ is None and len(told.traceback) == 2
+    found = semagram.load(tmp_path / "run", planned=False, plugins=[str(file)])
+    assert found.loaded.spec.planner.algorithm == "shooting"
 
 
 @pytest.mark.parametrize("text", ["def (", "import nothing_of_the_name", "1 / 0", "import sys; sys.exit(3)"])

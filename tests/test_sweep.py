@@ -20,7 +20,11 @@ from envs.benchmark.results import read
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5")
 QUICK = ("evaluation.every=0", "evaluation.episodes=1", "learning.updates_per_token=0.02", "task.max_control_steps=50")
 STEPS, STOP = "steps=1500", signal.SIGTERM
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="runs follow parents on Linux")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(sys.platform != "linux", reason="runs follow parents on Linux"),
+]
 
 
 @pytest.fixture
@@ -111,6 +115,25 @@ def test_a_member_has_a_folder_of_its_own_and_one_that_fails_leaves_the_others_a
     assert sorted(path.name[-2:] for path in (tmp_path / "runs" / "Pendulum-v1").iterdir()) == ["-0", "-1"]
     assert "seed=-2: from 0 to" in err and "Traceback" not in err
     assert f"all runs: mean return {json.loads(out)['return_mean']:.1f} (n=1)\n" in err
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_that_is_stopped_says_how_each_run_and_the_sweep_go_on(tmp_path, toys, launcher):
+    fixed = launcher == "joblib"
+    words = [*toys.tiny_keys, *QUICK, "steps=100000", "checkpoint.every=500", "task=Pendulum-v1", "seed=1,2"]
+    words += [f"hydra/launcher={launcher}", *(["resume=auto", "hydra.sweep.subdir=${seed}"] if fixed else [])]
+    command = [sys.executable, "-P", "-m", "configs.commands", "train", "-m", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (begun := {path.parents[1] for path in tmp_path.glob("runs/**/checkpoints/0*")}):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(STOP)
+        said = process.communicate()[1]
+    assert process.returncode == 128 + STOP
+    for run in begun:
+        assert re.search(rf"^\S*{run.name}: .*stopped by SIGTERM; go on with: semagram-train resume={run}$", said, re.M)
+    rest = "the same command goes on with this sweep" if fixed else "each run that was begun goes on by itself, as said"
+    assert said.count(rest) == 1 and "\nsemagram: stopped by SIGTERM\n" in said and "Traceback" not in said
 
 
 def test_a_sweep_tells_the_mean_return_of_each_setting_over_its_seeds():

@@ -91,6 +91,7 @@ def steps_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
 def test_killed_and_stopped_at_any_moment_it_goes_on_to_the_same_numbers(keys, whole, command, tmp_path):
     folder, moments = tmp_path / "run", random.Random(1)
     metrics, checkpoints = folder / "metrics.csv", folder / "checkpoints"
@@ -426,3 +427,34 @@ def test_a_damaged_or_a_busy_folder_is_named(begun, tmp_path, monkeypatch):
         begun()
     assert sum(waited) == PATIENCE_S >= 60
     os.close(lock)
+
+
+def evaluated(folder):
+    """The steps of the evaluations in a run's metrics."""
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    return [int(row.split(",")[0]) for row in rows[1:] if row.split(",")[COLUMNS.index("eval_return")]]
+
+
+def test_a_training_ends_at_the_evaluation_that_reaches_its_return_wherever_it_was_cut_off(keys, whole, tmp_path):
+    words = [*keys, "evaluation.every=100", "evaluation.stop_at_return=-1", "checkpoint.every=1000"]
+    run = tmp_path / "run"
+    ended = Training.begin(composed("train", words), run).run()
+    assert ended["env_steps"] == 100 and (steps_of(run), evaluated(run)) == ([60], [100])
+    metrics = (run / "metrics.csv").read_bytes()
+    assert (whole / "metrics.csv").read_bytes().startswith(b"\n".join(metrics.splitlines()[:-1]))
+    again = Training.begin(composed("train", []) | {"resume": str(run)}, tmp_path).run()
+    assert again["returns"] == ended["returns"] and (run / "metrics.csv").read_bytes() == metrics
+    assert found(composed("train", words) | {"resume": "auto"}, run)[0]["env_steps"] == 100
+    on = composed("train", ["evaluation.stop_at_return=null", f"resume={run}"])
+    assert Training.begin(on, tmp_path, ["evaluation.stop_at_return"]).run()["env_steps"] == 360
+    assert (steps_of(run), evaluated(run)) == (steps_of(whole), [100, 200, 300, 360])
+
+
+def test_a_return_to_stop_at_is_refused_where_nothing_would_reach_it():
+    for words, line in (
+        (["evaluation.stop_at_return=-inf"], "evaluation.stop_at_return=-inf: a number, and evaluation.every= above 0"),
+        (["evaluation.every=0"], "evaluation.stop_at_return=850.0: a number, and evaluation.every= above 0"),
+        (["envs=0", "data=[a]", "task=so101-touch"], "evaluation.stop_at_return=: not with envs=0, where no episode"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            strict.build(TrainConfig, composed("train", ["evaluation.stop_at_return=850", *words]))

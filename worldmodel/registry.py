@@ -103,8 +103,8 @@ def load(plugins: object) -> None:
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if not isinstance(plugin, str):
             return
-        file = Path(plugin).resolve() if plugin.endswith(".py") else None
-        name = plugin if file is None else str(file)
+        name = place(plugin)
+        file = Path(name) if plugin.endswith(".py") else None
         if name in loaded:
             continue
         if file is not None and not file.is_file():
@@ -122,6 +122,11 @@ def load(plugins: object) -> None:
             what = f"{_where(error)}{type(error).__name__}: {in_one_line(error)}"
             raise UserError(f"plugins=[{plugin}]: {what}") from error
         loaded.append(name)
+
+
+def place(plugin: str) -> str:
+    """Return what `loaded` holds of a plugin: a module's name, or the whole path of a file, which ends in .py."""
+    return str(Path(plugin).resolve()) if plugin.endswith(".py") else plugin
 
 
 def _import(file: Path) -> None:

@@ -182,8 +182,11 @@ def load(
     registered parts. Raises ValueError, one line, for what is not there or a seed below 0.
     """
     _check_seed("load", seed)
-    register_all([*plugins])
-    return Agent(load_agent(path, seed, device, threads, planned))
+    try:
+        register_all([*plugins])
+        return Agent(load_agent(path, seed, device, threads, planned))
+    except UserError as error:
+        raise error.with_traceback(None) from None  # its line says all
 
 
 def make_env(

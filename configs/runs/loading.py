@@ -1,6 +1,7 @@
 """The machine to compute on, and trained agents from checkpoints."""
 
 import ctypes
+import json
 import logging
 import sys
 import time
@@ -17,8 +18,9 @@ from configs.reporting import Ended
 from configs.schema import MachineConfig
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.storage.checkpoint import AgentSpec, find_checkpoint, load_model, read_spec
+from policies.storage.checkpoint import PROGRESS, AgentSpec, find_checkpoint, load_model, read_spec
 from policies.storage.folders import FolderError
+from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
@@ -127,15 +129,30 @@ def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: in
     """Load the agent of a checkpoint, or of a run's newest, not compiled. Sets PyTorch's threads.
 
     `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `find_checkpoint`,
-    `read_spec`, `load_model` and `task_of` do, and ValueError for a device or threads that this machine lacks.
+    `read_spec`, `load_model` and `task_of` do, naming the plugins that may be missing, and ValueError for a device or
+    threads that this machine lacks.
     """
     machine = prepare(MachineConfig(device, threads, "false"))
     path = find_checkpoint(Path(path))
-    spec = read_spec(path)
-    task, model = task_of(spec), load_model(path, spec).to(machine.device)
+    try:
+        spec = read_spec(path)
+        task, model = task_of(spec), load_model(path, spec).to(machine.device)
+    except UserError as error:
+        if missing := _plugins_missing(path):
+            raise FolderError(f"{error}; it was trained with plugins=[{','.join(missing)}]") from error
+        raise
     generator = torch.Generator().manual_seed(seed)
     agent = Agent.acting(model, spec.planner, spec.discount, spec.sentences, generator, planned)
     return Loaded(agent, task, spec, path)
+
+
+def _plugins_missing(path: Path) -> list[str]:
+    """Return the plugins that a checkpoint was trained with and that are not imported; none where it does not say."""
+    try:
+        named = json.loads((path / PROGRESS).read_text())["config"]["plugins"]
+        return [each for each in named if registry.place(each) not in registry.loaded]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def renamed(task: TaskConfig, name: str) -> TaskConfig:

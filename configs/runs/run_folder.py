@@ -205,6 +205,9 @@ def found(keys: dict, folder: Path) -> tuple[dict | None, dict, Collection[str]]
         if fixed(name) and value != begun.get(name):
             raise ConfigError(f"{name}={value}: {folder} was begun with {begun.get(name)}; take another folder")
     summary = _summary(folder / "summary.json")
+    wanted = keys["evaluation"]["stop_at_return"]
+    if summary is not None and wanted is not None and summary.get("return_mean", wanted - 1) >= wanted:
+        return summary, keys, ()
     if summary is not None and summary["env_steps"] >= keys["steps"]:
         if summary["env_steps"] >= keys["steps"] + keys["task"]["action_repeat"] * keys["envs"]:
             raise ConfigError(f"steps={keys['steps']}: {folder} has {summary['env_steps']} already")

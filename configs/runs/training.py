@@ -29,7 +29,7 @@ from policies.agent import Agent
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
 from policies.training.episodes import PATIENCE
-from policies.training.rollouts import Rollout, in_words, outcome
+from policies.training.rollouts import Rollout, columns, in_words, outcome
 from robot.safety.stops import Stopped, handled
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
@@ -46,9 +46,8 @@ class Training:
     `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
-    0. `faults`: how often an environment was at fault. `commit`: the commit of the running code. `enough`: whether the
-    callback has asked to end it.
-    `clock`: seconds that this process has spent so far, by what on.
+    0. `faults`: how often an environment was at fault. `commit`: of the running code. `enough`: whether the callback or
+    an evaluation has ended it. `shown`: what the last evaluation returned. `clock`: seconds spent so far, by what on.
     """
 
     config: TrainConfig
@@ -65,6 +64,7 @@ class Training:
     callback: Callback | None = None
     trackers: Trackers | None = None
     enough: bool = False
+    shown: tuple[Rollout, Rollout, Agent] | None = None
     clock: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -150,9 +150,8 @@ class Training:
         """Train to the end. Returns the summary.
 
         On a stop signal, save a checkpoint and raise SystemExit with 128 + its number. Raises Ended if an environment's
-        process is lost, without a checkpoint: the agent has already acted by then, so there is no consistent state
-        between two steps to save. Raises Ended for a fault of an environment that learns, with a checkpoint after it,
-        and EnvironmentFault for one in an evaluation or at the first reset.
+        process is lost, without a checkpoint (the agent has already acted: no state between two steps is there to save)
+        or is at fault where it learns, with one; EnvironmentFault if in an evaluation or at the first reset.
         """
         go_on = f"go on with: {going_on(self.folder.path, self.config.plugins)}"
         self.parts.trainer.episodes.report = self._tell
@@ -177,8 +176,7 @@ class Training:
                 how = f"{PATIENCE} episodes in a row had no step" if dropping else f"on_fault={DROP} goes on by itself"
                 raise Ended(f"{error}; {how}; {go_on}") from error
             how = "going on comes to the same point: take another seed=, or go on with another evaluation.seed="
-            if "drawing" in self.clock:
-                how = f"so there is no film; all the rest is in {self.folder.path}"
+            how = f"so there is no film; all the rest is in {self.folder.path}" if "drawing" in self.clock else how
             raise EnvironmentFault(f"{error}; {how}", error.action, error.observation, error.reward) from error
         finally:
             try:
@@ -226,7 +224,11 @@ class Training:
             while trainer.env_steps < config.steps and not self.enough:
                 now = trainer.env_steps
                 if _due(config.evaluation.every, self.evaluated, now):
+                    if config.evaluation.stop_at_return is not None:
+                        self._save()  # before, as at the end: whoever goes on from here evaluates, and ends, too
                     self._evaluate(f"{now} steps")
+                    if self.enough:
+                        break
                 compiling = self.parts.machine.compiled and trainer.learner.updates == updates
                 started = time.perf_counter()
                 for ended in trainer.step():
@@ -270,25 +272,21 @@ class Training:
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
-        seed = self.config.evaluation.seed
-        timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
+        seed, timed = self.config.evaluation.seed, bool(self.config.planner.deadline_ms)  # then speed counts: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         with self._timed("evaluating"):
             planned = self.episodes.play(agent, seed, self._heed, self.report.names)
             alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.report.names)
         fulfilled = self.report.fulfilled(planned, alone)
-        self._log(
-            **{name: fulfilled.get(name) for name in GUIDED},
-            eval_return=float(planned.returns.mean()),
-            eval_std=float(planned.returns.std()),
-            eval_policy_return=float(alone.returns.mean()),
-            eval_success=planned.success_rate,
-            eval_policy_success=alone.success_rate,
-        )
+        self._log(**{name: fulfilled.get(name) for name in GUIDED}, **columns(planned, alone))
         self.evaluated = self.parts.trainer.env_steps
+        wanted = self.config.evaluation.stop_at_return
+        reached = wanted is not None and planned.returns.mean() >= wanted
+        self.enough, self.shown = self.enough or reached, (planned, alone, agent)
         satisfied = f", guidance satisfied {fulfilled[GUIDED[0]]:.0%}" if fulfilled else ""
-        say(f"{when}: {in_words(planned, alone)}{satisfied}")
-        return planned, alone, agent
+        ends = f"; evaluation.stop_at_return={wanted:g} is reached" if reached else ""
+        say(f"{when}: {in_words(planned, alone)}{satisfied}{ends}")
+        return self.shown
 
     def _save(self) -> None:
         trainer, folder = self.parts.trainer, self.folder
@@ -303,8 +301,10 @@ class Training:
 
         config, trainer, path = self.config, self.parts.trainer, self.folder.path
         learner = trainer.learner
-        self._save()  # before the final evaluation, so that resuming from here duplicates no row
-        planned, alone, evaluated = self._evaluate("at the end")
+        if self.saved != trainer.env_steps:
+            self._save()  # before the final evaluation, so that resuming from here duplicates no row
+        shown = self.shown if self.evaluated == trainer.env_steps else None
+        planned, alone, evaluated = shown or self._evaluate("at the end")
         # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, learner.discount, config.planner) / trainer.agent.steps_per_decision

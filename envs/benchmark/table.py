@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,7 @@ def document(results: Sequence[Result]) -> str:
 def markdown(table: Sequence[Row]) -> str:
     """Return the table of one agent; a return is bold where it reaches TD-MPC2's published one.
 
+    Columns without a number, as those of published returns are for a task of one's own, are left out.
     The foot covers the tasks with a known scale; its ratio, those of them with a published return.
     """
     head = ["task", "steps", "ours [95 %]", "per seed", "policy alone", "TD-MPC2", "ratio", "best published"]
@@ -177,7 +179,8 @@ def markdown(table: Sequence[Row]) -> str:
         costs = _number(_mean(row.minutes for row in scored)), _number(_mean(row.gflop for row in scored))
         lines.append([f"mean of {len(scored)}", "", *mean, *costs])
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
-    return _table(head, lines)
+    told = [any(line[place] != NONE for line in lines[: len(table)] or [head]) for place in range(len(head))]
+    return _table([*compress(head, told)], [[*compress(line, told)] for line in lines])
 
 
 def common(results: Sequence[Result]) -> list[Result]:

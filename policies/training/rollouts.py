@@ -133,6 +133,17 @@ def outcome(planned: Rollout, alone: Rollout) -> dict:
     }
 
 
+def columns(planned: Rollout, alone: Rollout) -> dict[str, float | None]:
+    """Return an evaluation's columns of metrics.csv: the same episodes, with the planner and with the policy alone."""
+    return {
+        "eval_return": float(planned.returns.mean()),
+        "eval_std": float(planned.returns.std()),
+        "eval_policy_return": float(alone.returns.mean()),
+        "eval_success": planned.success_rate,
+        "eval_policy_success": alone.success_rate,
+    }
+
+
 def success_rates(planned: Rollout, alone: Rollout) -> str:
     """Format the success rates, with the planner and without, to follow the returns; empty if they are unknown."""
     if planned.success_rate is None or alone.success_rate is None:
