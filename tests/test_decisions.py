@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,10 @@ def test_effects_of_a_net_add_up_and_predict_small_interventions(joined_model, t
     assert measures["pearson"] > 0.95 and measures["spearman_held_out"] > 0.7
     assert 0 < measures["replacement"] < 1 and 0 < measures["completeness"] < 1
     exactly = explaining.explain(seen, torch.zeros(2), tokens, found.path.states[0, 1:, :16])
-    assert exactly.scores == pytest.approx((1, 1), abs=1e-4)  # what came is what was imagined
+    both = *exactly.scores, *exactly.pruned_scores
+    assert both == pytest.approx((1, 1, 1, 1), abs=1e-4)  # what came is what was imagined
+    whole = replace(found, kept=torch.ones_like(found.kept), lines=found.weight != 0)
+    assert whole.pruned_scores == pytest.approx(found.scores)
 
 
 def test_influence_follows_all_paths_and_pruning_keeps_what_matters():
