@@ -17,7 +17,7 @@ SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """The simulated arm's cameras: name to viewpoint (`robot.config_so101`)."""
-VIEWERS = ("terminal", "rerun", "none")
+VIEWERS = ("terminal", "rerun", "web", "none")
 EXPERT, POLICY, TELEOP, SCRIPT = "expert", "policy", "teleop", "script"
 DRIVERS = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
@@ -106,6 +106,7 @@ class RunConfig(EpisodeConfig):
     remote: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
+    viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
@@ -116,6 +117,8 @@ class RunConfig(EpisodeConfig):
         one_of(self, "viewer", VIEWERS)
         if self.viewer_file and self.viewer != "rerun":
             raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
+        if self.viewer_port and self.viewer != "web":
+            raise UserError(f"viewer_port={self.viewer_port}: it is for viewer=web")
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
             raise UserError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
         if self.target and self.simulated:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,6 +244,7 @@ TINY_KEYS = (
 """Keys of a command that make a run tiny."""
 
 
+CHROMIUM = "/usr/bin/chromium"
 TOYS = SimpleNamespace(
     tiny_keys=TINY_KEYS,
     Slide=Slide,
@@ -410,6 +412,16 @@ def patient_driver():
         yield
 
 
+@pytest.fixture
+def patient_gate(monkeypatch):
+    """The gate's limits of time are tested elsewhere; a loaded machine breaks them."""
+    import robot.arms
+
+    strict = robot.arms.so101
+    later = dict.fromkeys(("loop_s", "observation_age_s", "goal_age_s"), 60.0)
+    monkeypatch.setattr(robot.arms, "so101", lambda *given: replace(strict(*given), **later))
+
+
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
     """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
@@ -463,6 +475,38 @@ def drawing():
     environment = os.environ | {"MUJOCO_GL": backend}
     if backend == "disabled" or subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
         pytest.skip("nothing can be drawn on this machine")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Opens a page in Debian's Chromium: with browser(address) as view.
+
+    In the end it has asked for nothing elsewhere, said nothing on the console, and is accessible, light and dark.
+    """
+    sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"{CHROMIUM}: not here (Debian: apt-get install chromium)")
+
+    @contextlib.contextmanager
+    def opened(address: str):
+        quiet, said, asked = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"], [], []
+        with sync.sync_playwright() as playwright:
+            running = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+            view = running.new_page(viewport={"width": 1440, "height": 900})
+            view.on("console", lambda message: said.append(message.text))
+            view.on("pageerror", lambda error: said.append(str(error)))
+            view.on("request", lambda request: asked.append(request.url))
+            view.goto(address)
+            yield view
+            for _ in range(2):
+                found = axe.run(view)
+                assert found.violations_count == 0, found.generate_report()
+                view.keyboard.press("t")
+            running.close()
+        assert said == [] and asked and all(url.startswith(address) for url in asked), (said, asked)
+
+    return opened
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,7 @@ WRONG = [  # what is made, of what, how the line begins
     (run, {"remote": "there:1"}, "remote=there:1: a Unix socket or localhost:<port>; ssh -L"),
     (run, {"remote": "here", "device": "cuda"}, "device=cuda: not with remote="),
     (run, {"viewer_file": "x.rrd"}, "viewer_file=x.rrd: it is for viewer=rerun"),
+    (run, {"viewer_port": 80}, "viewer_port=80: it is for viewer=web"),
     (record, {"sim_task": "tuch"}, "sim_task=tuch: one of touch, look-at, "),
     (record, {"sim_task": "look-at"}, "sim_task=look-at: scripts exist for touch, pick-lift; driver=policy or"),
     (record, {"driver": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
