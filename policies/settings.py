@@ -48,6 +48,7 @@ class EvaluationConfig:
     every: int = ranged(50_000, low=0)
     episodes: int = ranged(10, low=1, high=10_000)
     seed: int = ranged(1000, low=0, high=2**32 - 1)
+    trace: bool = False
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""

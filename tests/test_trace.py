@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from configs.arm.running import RunSession
+from configs.command import composed
+from configs.runs.training import Training
 from policies.agent import Agent
 from policies.decisions import trace
 from policies.decisions.trace import Trace
@@ -124,6 +126,20 @@ def test_what_is_no_trace_is_refused_in_a_line(tmp_path):
     (tmp_path / "000000.parquet").write_bytes(b"no")
     with pytest.raises(FolderError, match="not a trace"):
         trace.read(tmp_path)
+
+
+def test_a_training_keeps_the_decisions_of_each_evaluation_apart(toys, tmp_path):
+    keys = ("task=pendulum-swingup", "task.max_control_steps=6", "steps=40", "seed_steps=20", "video=false")
+    keys += ("evaluation.episodes=2", "evaluation.every=24", "evaluation.trace=true")
+    Training.begin(composed("train", [*toys.tiny_keys, *keys]), tmp_path / "run").run()
+    found = sorted((tmp_path / "run" / "trace").iterdir())
+    assert [folder.name for folder in found] == ["000000024", "000000040"]
+    for folder in found:
+        rows, about = trace.read(folder)
+        assert about == {"task": "pendulum-swingup", "env_steps": int(folder.name)}
+        assert sorted((row["episode_index"], row["frame_index"]) for row in rows) == [
+            (episode, frame) for episode in range(2) for frame in range(6)
+        ]
 
 
 def test_a_run_on_an_arm_keeps_a_trace_by_episode_and_frame(arm_checkpoint, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost, hanging, watched
 from policies.agent import Agent
+from policies.decisions.trace import TRACE, traced
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
 from policies.training.episodes import PATIENCE
@@ -47,8 +48,7 @@ class Training:
     evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
     environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
     0. `faults`: how often an environment was at fault. `commit`: the commit of the running code. `enough`: whether the
-    callback has asked to end it.
-    `clock`: seconds that this process has spent so far, by what on.
+    callback has asked to end it. `clock`: seconds that this process has spent so far, by what on.
     """
 
     config: TrainConfig
@@ -270,10 +270,11 @@ class Training:
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
-        seed = self.config.evaluation.seed
+        config, seed, now = self.config.evaluation, self.config.evaluation.seed, self.parts.trainer.env_steps
         timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
-        with self._timed("evaluating"):
+        folder = self.folder.path / TRACE / f"{now:09d}" if config.trace else None
+        with self._timed("evaluating"), traced(agent, folder, {"task": self.config.task.label, "env_steps": now}):
             planned = self.episodes.play(agent, seed, self._heed, self.report.names)
             alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.report.names)
         fulfilled = self.report.fulfilled(planned, alone)
@@ -285,7 +286,7 @@ class Training:
             eval_success=planned.success_rate,
             eval_policy_success=alone.success_rate,
         )
-        self.evaluated = self.parts.trainer.env_steps
+        self.evaluated = now
         satisfied = f", guidance satisfied {fulfilled[GUIDED[0]]:.0%}" if fulfilled else ""
         say(f"{when}: {in_words(planned, alone)}{satisfied}")
         return planned, alone, agent
@@ -301,8 +302,7 @@ class Training:
     def _finish(self) -> dict:
         from worldmodel.flops import plan_gflop, update_gflop
 
-        config, trainer, path = self.config, self.parts.trainer, self.folder.path
-        learner = trainer.learner
+        config, trainer, path, learner = self.config, self.parts.trainer, self.folder.path, self.parts.trainer.learner
         self._save()  # before the final evaluation, so that resuming from here duplicates no row
         planned, alone, evaluated = self._evaluate("at the end")
         # Both per control step, so that runs with different token lengths are comparable.
@@ -336,8 +336,7 @@ class Training:
         if self.trackers:
             pictures = [path / name for name in ("curve.png", "plan.png")]
             self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
-        say(f"done: {path} ({spent})")
+        say(f"done: {path} ({', '.join(f'{what} {seconds:.0f} s' for what, seconds in self.clock.items())})")
         return result
 
 
