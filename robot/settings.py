@@ -152,6 +152,7 @@ class RecordConfig(EpisodeConfig):
     cameras: list[str] = field(default_factory=list)
     camera: dict = field(default_factory=lambda: dict(CAMERA))
     video: bool = True
+    trace: bool = False
     teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
 
     def __post_init__(self):
@@ -179,6 +180,11 @@ class RecordConfig(EpisodeConfig):
         return self.paced == "true" or (
             self.paced == "auto" and (not self.simulated or TELEOP in (self.driver, self.takeover))
         )
+
+    @property
+    def trace_folder(self) -> Path | None:
+        """Where the policy's decisions are kept: beside the dataset; None if they are not."""
+        return Path(self.dataset).with_name(f"{Path(self.dataset).name}.trace") if self.trace else None
 
     @property
     def task_name(self) -> str:
@@ -231,6 +237,8 @@ class RecordConfig(EpisodeConfig):
             self._check_task(SCRIPTED, f"scripts exist for {{}}; takeover={TELEOP} for the others")
         if self.target and (self.simulated or self.driver != POLICY):
             raise UserError(f"target={self.target}: only with driver={POLICY}, on an arm that is not simulated")
+        if self.trace and not (self.simulated and self.driver == POLICY):
+            raise UserError(f"trace=true: only with driver={POLICY} robot={SIM}; semagram-run has it of every arm")
         if self.driver == EXPERT and not self.simulated:
             raise UserError(f"driver={self.driver}: only with robot={SIM}, which knows where objects are; {TELEOP}")
         if self.driver == EXPERT:

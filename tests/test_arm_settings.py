@@ -65,6 +65,7 @@ WRONG = [  # what is made, of what, how the line begins
     (record, {"takeover": "script"}, r"takeover=script: only with driver=policy"),
     (record, POLICY | {"takeover": "teleop"}, r"teleop\.type=: any of LeRobot's teleoperators"),
     (record, POLICY | TWIN | {"takeover": "script", "instruction": "x"}, r"takeover=script: only with robot=so101-sim"),
+    (record, {"trace": True}, "trace=true: only with driver=policy robot=so101-sim; semagram-run has it of every"),
     (record, POLICY | {"give_back_s": 2.0}, r"give_back_s=2\.0: only with takeover=teleop"),
     (record, POLICY | {"target": [0.2, 0.0, 0.0]}, r"target=\[0\.2, 0\.0, 0\.0\]: only with driver=policy, on an arm"),
     (record, {"cameras": ["under"]}, r"cameras=\[under\]: with robot=so101-sim, any of main, front, side"),

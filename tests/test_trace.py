@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pyarrow.parquet import read_table
 
+from configs.arm.recording import RecordSession
 from configs.arm.running import RunSession
 from configs.command import composed
 from configs.runs.training import Training
@@ -16,7 +18,7 @@ from policies.agent import Agent
 from policies.decisions import trace
 from policies.decisions.trace import Trace
 from policies.storage.folders import FolderError
-from robot.settings import RunConfig
+from robot.settings import RecordConfig, RunConfig
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 
@@ -152,3 +154,15 @@ def test_a_run_on_an_arm_keeps_a_trace_by_episode_and_frame(arm_checkpoint, tmp_
     for episode in (0, 1):
         frames = [row["frame_index"] for row in rows if row["episode_index"] == episode]
         assert frames == sorted(frames) and frames[0] >= 1
+
+
+def test_a_recording_keeps_a_trace_that_goes_on_where_the_dataset_does(arm_checkpoint, tmp_path):
+    keys = {"dataset": str(tmp_path / "set"), "driver": "policy", "checkpoint": str(arm_checkpoint), "seconds": 0.5}
+    for episodes in (1, 2):
+        RecordSession(RecordConfig(**keys, episodes=episodes, trace=True)).run()
+    rows, _ = trace.read(tmp_path / "set.trace")
+    kept = read_table(tmp_path / "set" / "data")
+    frames = set(zip(kept["episode_index"].to_pylist(), kept["frame_index"].to_pylist(), strict=True))
+    found = [(row["episode_index"], row["frame_index"]) for row in rows]
+    assert sorted(set(found)) == sorted(found) and set(found) <= frames  # each decision has its frame
+    assert found == [(episode, frame) for episode in (0, 1) for frame in range(0, 15, 4)]
