@@ -1,5 +1,6 @@
 """Laws of viewer=web: the page shows the run, its button stops the arm as Ctrl-C does, and nobody else reaches it."""
 
+import json
 import os
 import signal
 import threading
@@ -93,6 +94,9 @@ def test_only_who_knows_its_address_may_look_or_stop(toys, monkeypatch):
         assert stops == []
         assert asked(view.url) == 200 and asked(f"{view.url}stop", b"") == 204
         assert stops == [signal.SIGINT]
+        view.say("stopped: late-loop: 1 s since the last step")
+        event = json.loads(next(view.events()).removeprefix(b"data: "))
+        assert event["alarms"] == ["stopped: late-loop: 1 s since the last step"] and not event["over"]
         with pytest.raises(UserError, match=rf"^viewer_port={port}: Address already in use"):
             WebView(toys.token_settings(4), 30.0, "a run", 1, int(port))
     finally:

@@ -74,8 +74,7 @@ class WebView(NoView):
         self._now: tuple[Step, Answer | None, dict] | None = None
         self._main = threading.get_ident()
         self._fault = ""  # the one for which the arm stands now
-        self._drawn: tuple[Answer | None, str] = None, ""
-        self._drawing, self._over = threading.Lock(), threading.Event()
+        self._over = threading.Event()
         place = f"/{secrets.token_urlsafe(9)}/"
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self, place))
@@ -144,21 +143,17 @@ class WebView(NoView):
         }
 
     def _glyph(self, answer: Answer | None) -> str:
-        """Return a plan's glyph as SVG; drawn once for all who look."""
+        """Return a plan's glyph as SVG."""
         if answer is None:
             return ""
-        with self._drawing:
-            if self._drawn[0] is not answer:
-                token, seconds = self._token, answer.length / self._hz
-                moves = [Move.of(each, token.control_points, token.degree, seconds) for each in answer.tokens]
-                drawn = [shape for shape in glyph(moves) if shape.role != "wash"]  # an answer has no deviation
-                self._drawn = answer, inline(svg(drawn, "the plan"))
-            return self._drawn[1]
+        token, seconds = self._token, answer.length / self._hz
+        moves = [Move.of(each, token.control_points, token.degree, seconds) for each in answer.tokens]
+        drawn = [shape for shape in glyph(moves) if shape.role != "wash"]  # an answer has no deviation
+        return inline(svg(drawn, "the plan"))
 
 
 def _handler(view: WebView, place: str) -> type[BaseHTTPRequestHandler]:
     """Return what answers requests for `place` and below; all others are refused."""
-
     body = page("live").encode()
 
     class Handler(BaseHTTPRequestHandler):
