@@ -52,6 +52,7 @@ class EvaluationConfig:
     episodes: int = ranged(10, low=1, high=10_000)
     seed: int = ranged(1000, low=0, high=2**32 - 1)
     stop_at_return: float | None = None
+    trace: bool = False
 
     def __post_init__(self):
         """Raise ValueError for a value out of range."""

@@ -17,7 +17,7 @@ SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """The simulated arm's cameras: name to viewpoint (`robot.config_so101`)."""
-VIEWERS = ("terminal", "rerun", "none")
+VIEWERS = ("terminal", "rerun", "web", "none")
 EXPERT, POLICY, TELEOP, SCRIPT = "expert", "policy", "teleop", "script"
 DRIVERS = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
@@ -106,6 +106,7 @@ class RunConfig(EpisodeConfig):
     remote: str = ""
     viewer: str = "terminal"
     viewer_file: str = ""
+    viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
@@ -116,6 +117,8 @@ class RunConfig(EpisodeConfig):
         one_of(self, "viewer", VIEWERS)
         if self.viewer_file and self.viewer != "rerun":
             raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
+        if self.viewer_port and self.viewer != "web":
+            raise UserError(f"viewer_port={self.viewer_port}: it is for viewer=web")
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):
             raise UserError(f"target={self.target}: x, y and z in metres from the arm's base, e.g. [0.25,0.05,0.02]")
         if self.target and self.simulated:
@@ -147,6 +150,7 @@ class RecordConfig(EpisodeConfig):
     control_hz: int = ranged(30, low=5, high=100)
     cameras: list[str] = field(default_factory=list)
     camera: dict = field(default_factory=lambda: dict(CAMERA))
+    trace: bool = False
     teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
 
     def __post_init__(self):
@@ -169,6 +173,11 @@ class RecordConfig(EpisodeConfig):
     def waits(self) -> bool:
         """Whether recording runs in real time: on an arm that does, or for a person."""
         return not self.simulated or TELEOP in (self.driver, self.takeover)
+
+    @property
+    def trace_folder(self) -> Path | None:
+        """Where the policy's decisions are kept: beside the dataset; None if they are not."""
+        return Path(self.dataset).with_name(f"{Path(self.dataset).name}.trace") if self.trace else None
 
     @property
     def task_name(self) -> str:
@@ -219,6 +228,8 @@ class RecordConfig(EpisodeConfig):
             self._check_task(SCRIPTED, f"scripts exist for {{}}; takeover={TELEOP} for the others")
         if self.target and (self.simulated or self.driver != POLICY):
             raise UserError(f"target={self.target}: only with driver={POLICY}, on an arm that is not simulated")
+        if self.trace and not (self.simulated and self.driver == POLICY):
+            raise UserError(f"trace=true: only with driver={POLICY} robot={SIM}; semagram-run has it of every arm")
         if self.driver == EXPERT and not self.simulated:
             raise UserError(f"driver={self.driver}: only with robot={SIM}, which knows where objects are; {TELEOP}")
         if self.driver == EXPERT:

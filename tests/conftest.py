@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import absl.logging
@@ -38,6 +39,7 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 
+CHROMIUM = "/usr/bin/chromium"
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -188,6 +190,16 @@ def patient_driver():
         yield
 
 
+@pytest.fixture
+def patient_gate(monkeypatch):
+    """The gate's limits of time are tested elsewhere; a loaded machine breaks them."""
+    import robot.arms
+
+    strict = robot.arms.so101
+    later = dict.fromkeys(("loop_s", "observation_age_s", "goal_age_s"), 60.0)
+    monkeypatch.setattr(robot.arms, "so101", lambda *given: replace(strict(*given), **later))
+
+
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
     """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
@@ -241,6 +253,38 @@ def drawing():
     environment = os.environ | {"MUJOCO_GL": backend}
     if backend == "disabled" or subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode:
         pytest.skip("nothing can be drawn on this machine")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Opens a page in Debian's Chromium: with browser(address) as view.
+
+    In the end it has asked for nothing elsewhere, said nothing on the console, and is accessible, light and dark.
+    """
+    sync = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"{CHROMIUM}: not here (Debian: apt-get install chromium)")
+
+    @contextlib.contextmanager
+    def opened(address: str):
+        quiet, said, asked = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"], [], []
+        with sync.sync_playwright() as playwright:
+            running = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+            view = running.new_page(viewport={"width": 1440, "height": 900})
+            view.on("console", lambda message: said.append(message.text))
+            view.on("pageerror", lambda error: said.append(str(error)))
+            view.on("request", lambda request: asked.append(request.url))
+            view.goto(address)
+            yield view
+            for _ in range(2):
+                found = axe.run(view)
+                assert found.violations_count == 0, found.generate_report()
+                view.keyboard.press("t")
+            running.close()
+        assert said == [] and asked and all(url.startswith(address) for url in asked), (said, asked)
+
+    return opened
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Whatever ends a run or a recording: the arm rests, its torque is as docs/robot.md says, one line, an exit code."""
 
-import dataclasses
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import pytest
 
 import configs.arm.recording
 import configs.arm.running
-import robot.arms
 from configs import commands
 from robot.recording import Draft
 from robot.safety.stops import SIGNALS
@@ -24,14 +22,6 @@ from robot.safety.stops import SIGNALS
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_driver", "patient_gate")]
 WAIT_S = 120.0  # a loaded machine
 ON, OFF = [True] * 6, [False] * 6
-
-
-@pytest.fixture
-def patient_gate(monkeypatch):
-    """The gate's limits of time are tested elsewhere; a loaded machine breaks them."""
-    strict = robot.arms.so101
-    later = dict.fromkeys(("loop_s", "observation_age_s", "goal_age_s"), 60.0)
-    monkeypatch.setattr(robot.arms, "so101", lambda *given: dataclasses.replace(strict(*given), **later))
 
 
 @pytest.fixture

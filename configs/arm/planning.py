@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.decisions.trace import Trace
+from policies.decisions.trace import traced
 from policies.guidance.chosen import Chosen
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import Begin, Refusal, receive, send
@@ -134,11 +134,8 @@ def main() -> None:
             receive(sock)
             send(sock, Refusal.of(error))
         else:
-            if not trace:
-                service.converse(sock)
-                return
-            with closing(Trace(Path(trace), {"checkpoint": checkpoint, "task": service.settings.task})) as kept:
-                service.agent.trace = kept
+            about = {"checkpoint": checkpoint, "task": service.settings.task}
+            with traced(service.agent, Path(trace) if trace else None, about):
                 service.converse(sock)
 
 

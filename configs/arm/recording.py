@@ -19,6 +19,8 @@ from envs.arm import known, labels, vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.state_estimator import StateEstimator
+from policies.agent import Agent
+from policies.decisions.trace import traced
 from policies.storage.checkpoint import find_checkpoint, read_spec
 from policies.text_encoder import WORDS
 from robot.arms import connect, gated, teleoperator
@@ -58,8 +60,7 @@ class PolicyDriver(Driver):
         self._robot, self._agent = robot, loaded.agent
         self._targets = Targets.at(task.arm.control_hz, *so101.limits(robot.scene), task.arm.control)
         self._parts = known(so101.components(robot.scene), task.arm.state)
-        has_language = LANGUAGE_KEY in self._senses
-        self._words = {LANGUAGE_KEY: WORDS.encode([instruction or task.words])} if has_language else {}
+        self._words = {LANGUAGE_KEY: WORDS.encode([instruction or task.words])} if LANGUAGE_KEY in self._senses else {}
         self._cameras: dict[str, SimCamera] = {}
         sizes = Senses.of(self._senses).sizes
         if other := [name for name in sizes if name not in CAMERAS]:
@@ -126,6 +127,7 @@ class RecordSession:
     skipped: int = 0
     _keys: Keys | None = None
     _planned: Planned | None = None
+    _agent: Agent | None = None
 
     def run(self) -> dict:
         """Record the missing episodes, merge them into the dataset and draw its picture. Returns the summary.
@@ -198,9 +200,9 @@ class RecordSession:
             stack.push(robot)
             units = robot.robot.units if config.simulated else ARM
             if self._planned is not None:
-                targets = self._planned.estimator.targets
-                units = Units(targets.low, targets.high)
+                units = Units(self._planned.estimator.targets.low, self._planned.estimator.targets.high)
             driver = self._driver(robot, units)
+            stack.enter_context(traced(self._agent, config.trace_folder, {"checkpoint": config.checkpoint}))
             robot.close_with(driver.close)  # after the arm has come to rest
             while parts.finished < config.episodes:
                 self._episode(robot, units, driver, clock, parts)
@@ -231,6 +233,7 @@ class RecordSession:
         config = self.config
         loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
         self._check_task(loaded.task)
+        self._agent = loaded.agent
         return PolicyDriver(robot, loaded, config.instruction)
 
     def _run(self) -> RunSession:
@@ -254,10 +257,13 @@ class RecordSession:
     def _episode(self, robot: GatedRobot, units: Units, driver: Driver, clock: Clock, parts: Parts) -> None:
         config, number = self.config, parts.finished
         seed = self._begin(Loop(robot, units, Ticks(config.control_hz, clock), say=say), driver, number)
-        ticks, task, helped = Ticks(config.control_hz, clock), self._task(robot), list[bool]()
+        ticks, helped = Ticks(config.control_hz, clock), list[bool]()
+        task = config.instruction or robot.robot.scene.task_description
         with ExitStack() as stack:
             with robot.held():  # no signal between opening a file and arranging its closing
                 draft = stack.enter_context(parts.episode())
+            if self._agent is not None and self._agent.trace is not None:
+                self._agent.trace.place = lambda: ([number], [draft.frames])
 
             def keep(step: Step) -> None:
                 scene = self._scene(robot.robot) if config.simulated else {}
@@ -327,10 +333,6 @@ class RecordSession:
         """Return the numbers of the simulated task's state at the last reading, by name."""
         (observation, target), parts = robot.seen, so101.components(robot.scene)
         return dict(zip(labels(parts), vector(observation, parts, target).tolist(), strict=True))
-
-    def _task(self, robot: GatedRobot) -> str:
-        """Return the task in words, as the dataset stores it."""
-        return self.config.instruction or robot.robot.scene.task_description
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lerobot.robots import Robot
 
+from configs.arm.live import WebView, shown
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
@@ -214,6 +215,7 @@ class RunSession:
             estimator = StateEstimator(self.task, senses.state)
             stack.callback(estimator.close)
             inner = arm_of(config, stack, self.task.name, hz, senses.sizes, config.seed)
+            inner.cameras = inner.cameras or shown(config)
             if not config.simulated:
                 inner.cameras |= {name: SteadyCamera(name, each, say) for name, each in inner.cameras.items()}
                 stack.enter_context(in_a_line())
@@ -289,4 +291,6 @@ class RunSession:
         config, token, hz = self.config, self.spec.model.token, self.task.arm.control_hz
         if config.viewer == "rerun":
             return RerunView(token, hz, config.viewer_file)
+        if config.viewer == "web":
+            return WebView(token, hz, f"{self.task.label} on {config.robot}", config.episodes, config.viewer_port)
         return NoView() if config.viewer == "none" else TerminalView(token, hz, config.episodes)

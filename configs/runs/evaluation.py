@@ -25,7 +25,7 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
-from policies.decisions.trace import TRACE, Trace
+from policies.decisions.trace import TRACE, traced
 from policies.guidance.chosen import Chosen
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
@@ -256,9 +256,8 @@ class Evaluation:
                 raise ConfigError(
                     f"fault.at_step={config.fault.at_step}: below {episodes.limit}, an episode's control steps"
                 )
-            if config.trace:
-                about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
-                agent.trace = stack.enter_context(closing(Trace(folder / TRACE, about)))
+            about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
+            stack.enter_context(traced(agent, folder / TRACE if config.trace else None, about))
             with progress_bar(episodes.steps, desc="with the planner") as bar:
                 planned = episodes.play(agent, config.seed, bar.update, self.report.names, watch)
             states = episodes.states

@@ -1,8 +1,6 @@
 """semagram-why: one decision of an evaluation as a page that opens offline, with its graph as JSON beside it."""
 
-import base64
 import copy
-import io
 import json
 import time
 from dataclasses import replace
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.page import inline, jpeg, page, short
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
 from configs.runs.film import motions, sentence
@@ -36,7 +35,7 @@ from worldmodel.planner import join
 from worldmodel.replay import sample_starts, window_at
 from worldmodel.senses import STATE_KEY
 
-TEMPLATE, SLOT = Path(__file__).parents[1] / "page" / "decision.html", "/*data*/"
+SLOT = "/*data*/"
 MOMENTS, SAMPLED = 10_000, 64
 """How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
 SHOWN, PAIRED = 8, 4
@@ -81,11 +80,11 @@ class Why:
         task, path = self.loaded.task.label, str(self.loaded.path)
         about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked}
         text = json.dumps(about | {"moments": shown}, separators=(",", ":"), allow_nan=False)
-        page = TEMPLATE.read_text(encoding="utf-8").replace(SLOT, text.replace("<", "\\u003c"), 1)
+        html = page("decision").replace(SLOT, text.replace("<", "\\u003c"), 1)
         explained, graph, seconds = graphs[asked]
         beside = self.out.with_suffix(".json")
         replace_file(beside, json.dumps(graph, allow_nan=False).encode())
-        replace_file(self.out, page.encode())
+        replace_file(self.out, html.encode())
         measures = {name: round(value, 4) for name, value in explained.measures.items()}
         result = {"page": str(self.out), "graph": str(beside), "step": moments[asked].step}
         return result | {"nodes": len(graph["nodes"]), "seconds": round(seconds, 3), **measures}
@@ -115,7 +114,7 @@ class Why:
     def _shown(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
         """Return what the page shows of one decision, as plain data."""
         kept = [explained.nodes[n] for n in explained.kept.nonzero()[:, 0].tolist()]
-        tried = {clamp.held: [_short(clamp.predicted), _short(clamp.measured)] for clamp in explained.single}
+        tried = {clamp.held: [short(clamp.predicted), short(clamp.measured)] for clamp in explained.single}
         nodes = {
             at["node_id"]: {
                 **{"kind": node.kind, "step": node.step, "number": node.number, "label": node.label},
@@ -132,8 +131,8 @@ class Why:
             {
                 "held": [[h, names[h, g], g] for h, g in clamp.held],
                 "share": clamp.share,
-                "predicted": _short(clamp.predicted),
-                "measured": _short(clamp.measured),
+                "predicted": short(clamp.predicted),
+                "measured": short(clamp.measured),
             }
             for clamp in (*single, *half, *explained.pairs[:PAIRED], explained.together[0])
         ]
@@ -141,12 +140,12 @@ class Why:
         return {
             "step": moment.step,
             "seconds": round(moment.step / self.rate, 3),
-            "picture": None if moment.picture is None else _jpeg(moment.picture),
+            "picture": None if moment.picture is None else jpeg(moment.picture),
             "by_policy": moment.by_policy,
-            "total": _short(float(path.total)),
-            "rewards": [_short(x) for x in (path.of_reward * path.reward)[0].tolist()],
-            "value": _short(float(path.of_value * path.value)),
-            "tokens": [[_short(x) for x in token] for token in moment.tokens.tolist()],
+            "total": short(float(path.total)),
+            "rewards": [short(x) for x in (path.of_reward * path.reward)[0].tolist()],
+            "value": short(float(path.of_value * path.value)),
+            "tokens": [[short(x) for x in token] for token in moment.tokens.tolist()],
             "inputs": self._inputs(moment, explained),
             "quantities": self._quantities(moment),
             "plans": self._plans(agent, moment),
@@ -169,15 +168,15 @@ class Why:
             noise = torch.randn(lead + shape, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 anew = mppi(explainer.search, roots.detach(), None, noise.expand(-1, -1, len(roots), -1, -1), config)
-            actions = [[_short(x) for x in row] for row in anew.tokens[0].tolist()]
+            actions = [[short(x) for x in row] for row in anew.tokens[0].tolist()]
         state = moment.seen.values[STATE_KEY][0].tolist() if STATE_KEY in moment.seen.values else []
         usual = explainer.model.normaliser.mean.tolist()
         return [
             {
                 "name": name,
-                "value": _short(state[i]) if i < len(state) else None,
-                "usual": _short(usual[i]) if i < len(state) else None,
-                "effect": _short(explained.nodes[i].effect),
+                "value": short(state[i]) if i < len(state) else None,
+                "usual": short(usual[i]) if i < len(state) else None,
+                "effect": short(explained.nodes[i].effect),
                 "action": actions[0],
                 "instead": actions[i + 1],
             }
@@ -191,8 +190,8 @@ class Why:
         rows = zip(probes.names, read, probes.low.tolist(), probes.high.tolist(), probes.r2.tolist(), strict=True)
         return [
             {
-                **{"name": name, "unit": self.units.get(name, ""), "read": _short(value), "r2": _short(r2)},
-                **{"low": _short(low), "high": _short(high), "true": _short(known.get(name, np.nan))},
+                **{"name": name, "unit": self.units.get(name, ""), "read": short(value), "r2": short(r2)},
+                **{"low": short(low), "high": short(high), "true": short(known.get(name, np.nan))},
             }
             for name, value, low, high, r2 in rows
         ]
@@ -217,9 +216,9 @@ class Why:
             drawn = drawn or motions(tokens[:, k], agent.curve, step)
             found.append(
                 {
-                    **{"name": name, "svg": _inline(svg(glyph(drawn), name)), "total": _short(float(path.total[k]))},
-                    **{"reward": _short(float(rewards[k])), "value": _short(float(values[k]))},
-                    "weight": None if weights[k] is None else _short(float(weights[k])),
+                    **{"name": name, "svg": inline(svg(glyph(drawn), name)), "total": short(float(path.total[k]))},
+                    **{"reward": short(float(rewards[k])), "value": short(float(values[k]))},
+                    "weight": None if weights[k] is None else short(float(weights[k])),
                     "why": self._lost(path.total - path.total[0], rewards - rewards[0], path.states[:, -1], k),
                 }
             )
@@ -240,21 +239,3 @@ class Why:
         most = int(apart.abs().argmax())
         name, off = probes.names[most], float(read[k, most] - read[0, most])
         return f"{parts}, where {name} is {abs(off):.2g} {self.units.get(name, '')} {'higher' if off > 0 else 'lower'}"
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _inline(text: str) -> str:
-    """Return an SVG without a style of its own, such that it takes the page's colour."""
-    head, _, rest = text.partition("<style>")
-    return (head + rest.partition("</style>\n")[2]).replace("\n", "")
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None

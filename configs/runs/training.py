@@ -26,6 +26,7 @@ from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost, hanging, watched
 from policies.agent import Agent
+from policies.decisions.trace import TRACE, traced
 from policies.storage.checkpoint import restore, save_checkpoint
 from policies.storage.folders import commit, versions
 from policies.training.episodes import PATIENCE
@@ -272,15 +273,16 @@ class Training:
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
-        seed, timed = self.config.evaluation.seed, bool(self.config.planner.deadline_ms)  # then speed counts: compile
+        config, seed, now = self.config.evaluation, self.config.evaluation.seed, self.parts.trainer.env_steps
+        timed = bool(self.config.planner.deadline_ms)  # then the return depends on speed: compile
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
-        with self._timed("evaluating"):
+        folder = self.folder.path / TRACE / f"{now:09d}" if config.trace else None
+        with self._timed("evaluating"), traced(agent, folder, {"task": self.config.task.label, "env_steps": now}):
             planned = self.episodes.play(agent, seed, self._heed, self.report.names)
             alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.report.names)
         fulfilled = self.report.fulfilled(planned, alone)
         self._log(**{name: fulfilled.get(name) for name in GUIDED}, **columns(planned, alone))
-        self.evaluated = self.parts.trainer.env_steps
-        wanted = self.config.evaluation.stop_at_return
+        self.evaluated, wanted = now, config.stop_at_return
         reached = wanted is not None and planned.returns.mean() >= wanted
         self.enough, self.shown = self.enough or reached, (planned, alone, agent)
         satisfied = f", guidance satisfied {fulfilled[GUIDED[0]]:.0%}" if fulfilled else ""
@@ -299,8 +301,7 @@ class Training:
     def _finish(self) -> dict:
         from worldmodel.flops import plan_gflop, update_gflop
 
-        config, trainer, path = self.config, self.parts.trainer, self.folder.path
-        learner = trainer.learner
+        config, trainer, path, learner = self.config, self.parts.trainer, self.folder.path, self.parts.trainer.learner
         if self.saved != trainer.env_steps:
             self._save()  # before the final evaluation, so that resuming from here duplicates no row
         shown = self.shown if self.evaluated == trainer.env_steps else None
@@ -336,8 +337,7 @@ class Training:
         if self.trackers:
             pictures = [path / name for name in ("curve.png", "plan.png")]
             self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
-        say(f"done: {path} ({spent})")
+        say(f"done: {path} ({', '.join(f'{what} {seconds:.0f} s' for what, seconds in self.clock.items())})")
         return result
 
 

@@ -101,9 +101,16 @@ class Explained:
         return scores(self.weight, self.ends, self.of_kind("input", "token"), self.of_kind("error"))
 
     @property
+    def pruned_scores(self) -> tuple[float, float]:
+        """The same of what is kept: each node of its kept lines alone, without the errors of nodes that are not."""
+        weight, ends = torch.where(self.lines, self.weight, 0), self.ends * self.kept
+        return scores(weight, ends, self.of_kind("input", "token"), self.of_kind("error"))
+
+    @property
     def measures(self) -> dict[str, float]:
         """How far the graph can be trusted, as plain numbers."""
         replacement, completeness = self.scores
+        pruned_replacement, pruned_completeness = self.pruned_scores
         top, drawn = (abs(each.measured) for each in self.together)
         held_out = [*self.half, *self.pairs]
         return {
@@ -113,6 +120,8 @@ class Explained:
             "top8_over_random": top / max(drawn, 1e-9),
             "replacement": replacement,
             "completeness": completeness,
+            "pruned_replacement": pruned_replacement,
+            "pruned_completeness": pruned_completeness,
             "not_conserved": self.effects.not_conserved,
         }
 

@@ -10,7 +10,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ class Trace:
                 return
             path.unlink()
             total -= size
+
+
+@contextmanager
+def traced(agent: Any, folder: Path | None, about: dict) -> Iterator[None]:
+    """Keep all that an agent decides inside the block in a folder, if one is given. Raises OSError."""
+    if folder is None:
+        yield
+        return
+    with closing(Trace(folder, about)) as agent.trace:
+        yield
+    agent.trace = None
 
 
 def _decisions(

@@ -1,6 +1,8 @@
 """How far graphs of decisions can be trusted, and what a trace costs: python tests/bench/decisions.py <run> [plans].
 
 Plans are those of the evaluation's episode 0, one in every so many steps. The trace is timed in turns with none.
+`python tests/bench/decisions.py <run> mend <episode> <step>` plays the episode really, once for each number of the
+state that shows the usual at that one decision, and a few times as it is.
 """
 
 import json
@@ -8,15 +10,19 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
+from configs.runs.evaluation import Evaluation
 from configs.runs.explaining import Why
 from configs.runs.moments import followed, played_again
-from configs.schema import WhyConfig
+from configs.schema import EvaluateConfig, WhyConfig
 from policies.decisions.graph import Explainer
 from policies.decisions.trace import Trace, files
+from policies.training.episodes import Episodes, episode_seed, play
+from worldmodel.senses import STATE_KEY
 
 LEFT_OUT, TURNS = 20, 400
 
@@ -62,8 +68,31 @@ def traced(run: str) -> dict:
     return {"cpu_ms_without": without, "cpu_ms_with": with_it, "share": with_it / without - 1, "bytes": size / plans}
 
 
+def mend(run: str, episode: int, step: int) -> None:
+    """Print the episode's return if one number of the state had shown the usual at `step`, and as it is."""
+    evaluation = Evaluation.begin(EvaluateConfig(checkpoint=run, compile="false"))
+    agent, usual = evaluation.agent(True), evaluation.loaded.agent.model.normaliser.mean
+    with closing(evaluation.episodes()) as episodes:
+        env, seed = episodes.batch(0), episode_seed(evaluation.config.seed, 1, episode, 0)
+        running, names = Episodes(env, agent.model.senses, lambda i, number: seed), env.metadata["labels"]
+        returns = torch.zeros(env.num_envs)
+
+        def act(seen, own):
+            if int(running.lengths[0]) == step:
+                state = seen.values[STATE_KEY].clone()
+                state[range(len(usual)), range(len(usual))] = usual
+                seen = seen.with_values({STATE_KEY: state})
+            return agent.act(seen, own)
+
+        play(running, agent, episodes.limit, lambda made: returns.add_(made.reward) is None, once=True, act=act)
+    for name, value in zip([*names, *["as it is"] * (len(returns) - len(usual))], returns.tolist(), strict=True):
+        print(f"{name:20} {value:.1f}")
+
+
 def main() -> None:
     """Print a line of means, medians and the least of each measure."""
+    if sys.argv[2:3] == ["mend"]:
+        return mend(sys.argv[1], *map(int, sys.argv[3:5]))
     run, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 50
     found = graphs(run, count)
     for name in found[0]:
