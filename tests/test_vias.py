@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import semagram
 import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
 
 from configs.arm.planning import planner_service
 from envs import arm
@@ -16,8 +18,11 @@ from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.guidance import wishes
 from policies.guidance.storage import SPEC
+from policies.guidance.vias import readings
 from policies.settings import GuidanceKeys
+from policies.tokens.curves import Curve
 from policies.tokens.gaussian import LowRankGaussian
+from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.conditioning import Pins, condition
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes
@@ -60,6 +65,21 @@ def test_they_are_distributed_as_the_tokens_gaussian_is_when_it_is_conditioned()
         after = prior.condition(pins.rows[b].flatten(1).double(), pins.value[b].double(), 0.03)
         assert (w.mean(0) - after.mean).abs().max() < 5 * std.max() / 200
         assert (torch.cov(w.T) - after.covariance).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_readings_are_a_plans_actions_and_their_sums_in_what_is_chosen_of_it(joined, toys):
+    curve = Curve.of_token(LINE, 1)
+    model = toys.tiny_model(3, 2, token=replace(LINE, joined=joined))
+    start, points = torch.full((model.shared,), 0.7), torch.rand(3, 2)
+    whole = points.clone()
+    for t in range(3):
+        whole[t] = model.token(points[t], model.ends(whole[t - 1]) if t else start)
+    actions = curve.actions(whole, 12)[:, 0]
+    for summed, right in ((False, actions), (True, actions.cumsum(0))):
+        rows, first = readings(curve, 3, summed, joined)
+        read = (rows * points).sum((1, 2)) + first * 0.7 * joined
+        assert torch.allclose(read, right, atol=1e-5) and bool((rows[:, :, 0] == 0).all()) == joined
 
 
 @pytest.fixture(scope="module", params=["delta", "absolute"])
@@ -137,6 +157,8 @@ def test_the_command_keeps_it_and_everybody_follows_it(arm_checkpoint, command, 
     service = planner_service(arm_checkpoint, 3, "cpu", 1, True, GuidanceKeys(str(tmp_path / "g")))
     service.answer(replace(service.blank(), frame=7))
     assert service.agent.vias.clock.tolist() == [7] and bool(service.agent.vias.pinned.all())
-    code, out, _ = command("guide", run, "show=g")
-    assert code == 0 and sentence in out
-    assert command("guide", run, f"via={said}", "show=g")[0] == 2
+    assert sentence in command("guide", run, "show=g")[1] and command("guide", run, f"via={said}", "show=g")[0] == 2
+    config = PreTrainedConfig.from_pretrained(arm_checkpoint, cli_overrides=[f"--guidance={tmp_path / 'g'}"])
+    policy = get_policy_class("semagram").from_pretrained(arm_checkpoint, config=config)
+    with pytest.raises(ValueError, match="a chunk does not know how long ago"):
+        policy.predict_action_chunk({})
