@@ -27,6 +27,7 @@ from worldmodel.conditioning import Pins, condition
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes
 from worldmodel.observation import Observation
+from worldmodel.planner import Planner
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
 from worldmodel.td_check import TDCheck
@@ -115,6 +116,14 @@ def test_an_untrained_arm_is_there_in_time(env, toys, token, monkeypatch):
         (target, joint), _ = episode(env, toys, f"{JOINT} = {want} +- 1 at 0.5 s", token=token)
         delta = env.get_wrapper_attr("targets").control == "delta"  # else the target may jump, and the joint lags
         assert abs(target - want) < 1 and (abs(joint - want) < 2 or not delta)
+
+
+def test_a_search_of_ones_own_does_not_keep_to_it_and_says_so(toys):
+    model, pins = toys.tiny_model(3, 4), Pins(torch.ones(1, 1, 3, 4), torch.zeros(1, 1), torch.ones(1, 1))
+    planner = Planner(model, 0.9, PLANNING)
+    planner.algorithm = lambda *given: None
+    with pytest.raises(UserError, match="only mppi keeps to a via"):
+        planner.plan(model.blank(1), None, torch.Generator(), pins=pins)
 
 
 def test_without_one_or_without_weight_or_far_ahead_it_is_the_agent_as_it_was_to_the_bit(env, toys):
