@@ -25,7 +25,7 @@ def _as_said(words: list[str]) -> list[str]:
     from configs.arguments import quoted
 
     split = [(key, value) for key, _, value in (word.partition("=") for word in words)]
-    said = {"want", "goal", "examples", "reward", "words"}
+    said = {"want", "via", "goal", "examples", "reward", "words"}
     texts = [key in said and value[:1] not in ("", "'", '"') for key, value in split]
     return [f"{k}={quoted(v)}" if text else word for word, (k, v), text in zip(words, split, texts, strict=True)]
 

@@ -279,11 +279,12 @@ WAYS = "want", "goal", "examples", "reward", "words"
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """The keys of semagram-guide: one of WAYS, or `show`. `library`: of `words`."""
+    """The keys of semagram-guide: one of WAYS, `via` or both, or `show`. `library`: of `words`."""
 
     checkpoint: str = ""
     out: str = ""
     want: str = ""
+    via: str = ""
     goal: str = ""
     examples: str = ""
     reward: str = ""
@@ -306,9 +307,10 @@ class GuideConfig:
         if not self.checkpoint:
             raise UserError("checkpoint=: a run folder or a checkpoint, e.g. checkpoint=runs/walker-walk/<run>")
         said = [name for name in (*WAYS, "show") if getattr(self, name)]
+        said += ["via"] if self.via and (self.show or not said) else []
         if len(said) != 1:
             given = f"not {' and '.join(said)}" if said else "none is given"
-            raise UserError(f"{said[0] if said else 'want'}=: one of {', '.join(WAYS)} or show; {given}")
+            raise UserError(f"{said[0] if said else 'want'}=: one of {', '.join(WAYS)}, via or show; {given}")
         if self.library and not self.words:
             raise UserError(f"library={self.library}: only with words=")
 

@@ -1,6 +1,7 @@
 """The SO-101's tasks as learning environments: named state components, joint-target actions, success in `info`."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import gymnasium
@@ -9,8 +10,10 @@ from gymnasium import spaces
 
 from envs import suite
 from policies.settings import EXPERT
-from sim.so101.joints import JOINTS, Targets, Units
-from sim.so101.tasks import ANYWHERE, FULL, REST
+from sim.so101.joints import GRIPPER, JOINTS, Targets, Units
+from sim.so101.tasks import ABSOLUTE, ANYWHERE, FULL, REST
+from worldmodel.errors import UserError
+from worldmodel.settings import Via
 
 if TYPE_CHECKING:
     from envs.settings import TaskConfig
@@ -23,8 +26,8 @@ STREAM = 102  # random stream for starts
 ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 """State components an arm knows by itself: encoder readings, and the hand pose they imply."""
 
-POSITIONS = tuple(f"{joint}.pos" for joint in JOINTS)
-"""The joints' positions as LeRobot's robots name them."""
+POSITIONS = {f"{joint}.pos": "deg" if joint != GRIPPER else "" for joint in JOINTS}
+"""The joints' positions as LeRobot's robots name them, and their units."""
 SHARE, KEPT_RAD = 0.7, 0.05
 """How many episodes begin anywhere, and how far from the ends of the joints' ranges."""
 
@@ -147,6 +150,46 @@ def vector(observation: np.ndarray, parts: dict[str, slice], target: np.ndarray)
     """Return the state (S,) float32 as a learning environment flattens it; arguments as for `seen`."""
     named = seen(observation, parts, target)
     return np.concatenate([named[name] for name in sorted(named)]).astype(np.float32)
+
+
+def passed(
+    points: Sequence[tuple[str, float, float, float]], env: gymnasium.Env, begun: Mapping[str, Sequence]
+) -> tuple[Via, ...]:
+    """Say by which actions of `env`, an environment of the arm, its joints' targets pass via-points, by time.
+
+    `points`: of each a joint, the value and how far it may be off (in LeRobot's units), seconds. `begun`: the lowest
+    and highest values at which episodes began. Raises UserError for what is out of reach at `Targets.step` a step.
+    """
+    targets, labels, hz = env.get_wrapper_attr("targets"), env.metadata["labels"], env.metadata["render_fps"]
+    units, limit, found = Units(targets.low, targets.high), env.metadata["episode_limit"], list[Via]()
+    lows, highs, rads = units.from_rad(targets.low), units.from_rad(targets.high), units.spans(np.ones(len(JOINTS)))
+    last = {name: (*begun.get(name, ends), 0) for name, *ends in zip(POSITIONS, lows, highs, strict=True)}
+    for name, value, half, seconds in sorted(points, key=lambda point: point[3]):
+        joint, step, (least, most, before) = [*POSITIONS].index(name), round(seconds * hz), last[name]
+        text, low, high = f"via=: {name} = {value:g} at {seconds:g} s", lows[joint], highs[joint]
+        away = max(value - half - float(most), float(least) - value - half)
+        reach = (step - before) * targets.step[joint] / rads[joint]
+        if not low <= value <= high:
+            raise UserError(f"{text}: its range is {low:.4g} to {high:.4g}")
+        if not 1 <= step <= limit:
+            raise UserError(f"{text}: an episode lasts {limit / hz:g} s, and a control step {1 / hz:.2g} s")
+        if away > reach:
+            since = f"{before / hz:.3g} s" if before else "where episodes begin"
+            raise UserError(f"{text}: {away:.3g} from {since}, and it moves at most {reach:.3g} until then")
+        last[name] = value - half, value + half, step
+        goal, state = units.to_rad(np.full(len(JOINTS), value))[joint], list[int]()
+        if targets.control == ABSOLUTE:
+            span = (targets.high - targets.low)[joint] / 2
+            goal = goal - targets.low[joint] - span
+        else:
+            span, places = targets.step[joint], [f"joint_positions[{joint}]", f"{LAG}[{joint}]"]
+            if not {*places} <= {*labels}:
+                raise UserError(f"via=: the state lacks {' or '.join(places)}, which tell where the target is")
+            state = [labels.index(place) for place in places]
+        said = f"{name} = {value:.4g} ± {half:.4g} {POSITIONS[name]}".rstrip() + f" at {seconds:.4g} s"
+        deviation = half * rads[joint] / span / 2  # +- is two of them
+        found.append(Via(said, step, joint, float(goal / span), float(deviation), float(span), tuple(state)))
+    return tuple(found)
 
 
 def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium.Env:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.decisions.trace import Trace
+from policies.guidance.vias import Vias
 from policies.noise import Noise
 from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
@@ -29,10 +30,7 @@ from worldmodel.td_check import TDCheck
 
 @dataclass
 class Totals:
-    """Totals so far over all environments: `decisions`, the control `steps` they covered, and their `model_calls`.
-
-    Calls of the model's step are counted for each decision as if it were made alone.
-    """
+    """Totals over all environments: decisions, control `steps` they covered, model steps as if each was made alone."""
 
     decisions: int = 0
     steps: int = 0
@@ -105,7 +103,7 @@ class Agent:
         self._own, self._step_discount = (model, planner), step_discount  # what acts without guidance
         self.most = every or curve.length  # maximum control steps between decisions
         self.ahead = -(-self.most // curve.length)  # maximum tokens executed between decisions
-        self.std, self.wide = 0.0, False
+        self.std, self.wide, self.vias = 0.0, False, Vias()
         self.totals = Totals()
         self.planned = torch.zeros(0, dtype=torch.bool)  # (B,): where the planner made the decision in the last `act`
         self.plan_ms: deque[float] = deque(maxlen=1000)  # milliseconds that each of the newest plans took
@@ -142,8 +140,9 @@ class Agent:
         if wrong := [share for _, share in guidances if not 0 < share < math.inf]:
             raise UserError(f"guidance=[...*{wrong[0]}]: weights above 0")
         self.model, self.planner = self._own
-        if weight and guidances:
-            self.model = Guided(self.model, guidances, weight, self._step_discount)
+        self.vias.take(guidances, weight)
+        if weight and (rewarding := [each for each in guidances if each[0].terms or each[0].head]):
+            self.model = Guided(self.model, rewarding, weight, self._step_discount)
             self.planner = self.planner and self.planner.of(self.model, self.model.leash(self.planner.config))
         self.td_check = self._fresh_check()
 
@@ -151,6 +150,7 @@ class Agent:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
         self.plan: Plan | None = None  # the newest plan
         self.decision: Decision | None = None  # the newest decision; the policy may have overruled the plan
+        self.vias.clock = self.vias.clock[:0]
         self.frames = FrameHistory(self.model.config.vision.frame_lags)
         self._open(0)
 
@@ -177,6 +177,7 @@ class Agent:
         if self.noise is not None:
             self.noise.reset(ended)
         self.frames.reset(ended)
+        self.vias.reset(ended)
         self._drop(ended)
 
     def _drop(self, left: Bool[Tensor, " B"]) -> None:
@@ -201,14 +202,13 @@ class Agent:
         if len(self.at) != count:
             self._open(count)
         observation = self.frames.see(observation)
-        due = self.at >= self.until
-        if own is not None:
-            due &= own
+        due = (self.at >= self.until) & (own is None or own)
         self.planned = due if self.planner is not None else torch.zeros_like(due)
         if bool(due.any()):
             self.decide(observation, due)
         action = self.actions[torch.arange(count), self.at.clamp(max=self.most - 1)]
         self.at += 1
+        self.vias.clock = self.vias.now(count) + 1
         if own is not None:
             self._drop(~own)
         return action
@@ -235,9 +235,8 @@ class Agent:
         elif bool((running := other.at < other.until).any()):
             rows = torch.arange(len(running))  # a curve is halfway between the last action and the next
             near = [self.actions[rows, at.clamp(0, self.most - 1)] for at in (self.at - 1, self.at)]
-            other.reached = torch.where(
-                running[:, None], torch.stack(near).mean(0)[:, : self.model.shared], self.reached
-            )
+            halfway = torch.stack(near).mean(0)[:, : self.model.shared]
+            other.reached = torch.where(running[:, None], halfway, self.reached)
             other.warm_start = self.warm_start and self.warm_start.where(~running, None)
         other.generator = torch.Generator().set_state(self.generator.get_state())
         return other._plan(self.planner, copy.deepcopy(self.frames).see(observation))
@@ -251,7 +250,8 @@ class Agent:
     def _plan(self, planner: Planner, observation: Observation, deadline: float | None = None) -> Plan:
         """Plan from where the current curves end, with cameras' frames stacked."""
         seen, own = self.recognised_in(observation), (self.warm_start, self.generator, deadline, self.reached)
-        return planner.plan(seen, *own, wide=self.wide)
+        pins = self.vias.pins(seen, self.reached, self.curve, planner.config.horizon)
+        return planner.plan(seen, *own, wide=self.wide, pins=pins)
 
     @torch.no_grad()
     def decide(
@@ -278,7 +278,7 @@ class Agent:
             self.plan_ms.append(1000 * (time.perf_counter() - began))
             self.plan, self.std = plan, float(plan.std[0].mean())
             self.totals.model_calls += plan.model_calls * int(due.sum())
-            whole, by_policy = self._checked(plan, due)
+            whole, by_policy = self._checked(plan, due & ~self.vias.pinned)  # the policy knows of no via-point
             followed = whole[: self.ahead] if self.noise is None else self._explored(plan, self.noise, due)
             until = torch.where(by_policy, one_token, self.most)
             if self.trace is not None:

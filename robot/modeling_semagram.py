@@ -109,6 +109,8 @@ class SemagramPolicy(PreTrainedPolicy):
             raise ValueError(
                 "policy.model.token.joined: a chunk does not know what was done before; select_action does"
             )
+        if self.agent.vias.each:
+            raise ValueError("policy.guidance: a chunk does not know how long ago its via began; select_action does")
         with torch.inference_mode(False):
             agent = self._agent(torch.Generator().set_state(self.generator.get_state()))
             observation = agent.frames.see(self._observe(batch, "chunks"))

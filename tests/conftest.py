@@ -40,6 +40,8 @@ hypothesis.settings.load_profile("repeatable")
 
 
 CHROMIUM = "/usr/bin/chromium"
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the files that take longest, so that no worker is left alone with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -311,6 +311,7 @@ def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
         (["want=cart_position > 0"], "the latent does not hold it"),
         (["want=angular_vel > 99"], "never seen"),
         (["want=cart_position > 1", "goal=x"], "not want and goal"),
+        (["via=slider = 1 +- 1 at 1 s"], "no joints' targets or steps"),
         (["goal=x.npz"], "no such .npz"),
         (["goal=.:0:0"], "holds no checkpoint"),
         (["words=qwerty asdf"], "like nothing"),

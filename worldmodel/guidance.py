@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from worldmodel.layers import SquashedGaussian, twohot_mean
 from worldmodel.model import ValueHeads, WorldModel
-from worldmodel.settings import PlannerConfig, Term
+from worldmodel.settings import PlannerConfig, Term, Via
 
 RIDGE = 1e-3
 """Weight of the penalty of a probe's squared weights, per moment."""
@@ -200,12 +200,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Terms over probes, one for each term in their order, perhaps a reward of its own, and what was fitted to them."""
+    """Terms over probes, one for each term in their order, perhaps a reward of its own, what was fitted; via-points."""
 
     terms: tuple[Term, ...]
     probes: Probes
     fitted: Fitted | None = None
     head: Head | None = None
+    vias: tuple[Via, ...] = ()
 
     def reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
         """Return how well latents fulfil the guidance, 0 to 1: the product over its terms (`closeness`) and head."""

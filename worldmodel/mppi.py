@@ -102,19 +102,22 @@ def mppi(
     config: PlannerConfig,
     late: Callable[[], bool] = lambda: False,
     compiled: Callable[..., Plan] | None = None,
+    held: Callable[[Tensor, Tensor], Tensor] = lambda candidates, std: candidates,
 ) -> Plan:
     """Plan from B states, in one iteration for each entry of `noise`, which is standard normal.
 
     Each iteration draws candidates, scores them and fits a Gaussian to the elites, which stay candidates themselves.
-    None begins once `late()`; the first always runs. `compiled`: the compiled `refine`. Raises PlanFault if a state has
-    no candidate with a finite return.
+    None begins once `late()`; the first always runs. `compiled`: the compiled `refine`. `held`: moves candidates (T, B,
+    N, P), drawn with deviations (T, B, P), to where they are to be. Raises PlanFault if a state has no candidate with a
+    finite return.
     """
     iterate = compiled or refine
     candidates = initial_candidates(search, root, warm_start, noise[0], config)
     mode, none = candidates[:, :, :1], candidates[:, :, :0]
+    candidates = held(candidates, torch.full_like(mode[:, :, 0], config.std))
     plan, done = iterate(search, root, none, root.new_empty(len(root), 0), candidates, mode, config), 1
     while done < len(noise) and not late():
-        fresh = resample(plan, noise[done])
+        fresh = held(resample(plan, noise[done]), plan.std)
         plan, done = iterate(search, root, plan.elites, plan.returns, fresh, mode, config), done + 1
     if not bool(torch.isfinite(plan.tokens).all()):
         raise PlanFault("no candidate plan has a finite return: a weight or an observation is not finite")

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from worldmodel import registry
+from worldmodel.conditioning import Pins, condition
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, PlanFault, Search, Step, WarmStart, mppi, refine
@@ -115,14 +117,15 @@ class Planner:
         deadline: float | None = None,
         start: Float[Tensor, "B A"] | None = None,
         wide: bool = False,
+        pins: Pins | None = None,
     ) -> Plan:
         """Plan from B observations, as for `WorldModel.preprocess`.
 
         `deadline` is a `time.perf_counter()` time after which no further iteration begins; by default `deadline_ms` of
         the settings from now, or none if that is 0. The first always runs; the best plan so far is returned at most one
         iteration after the deadline. `start`: where the previous curves end, from which joined tokens continue (0 by
-        default). `wide`: search the whole range of actions, with a `std` of at least 1. Raises PlanFault if some
-        observation has no candidate with a finite return.
+        default). `wide`: search the whole range of actions, with a `std` of at least 1. `pins`: what plans are to
+        fulfil. Raises PlanFault if some observation has no candidate with a finite return.
         """
         config = replace(self.config, std=max(1.0, self.config.std)) if wide else self.config
         if deadline is None and config.deadline_ms:
@@ -132,9 +135,12 @@ class Planner:
         noise = torch.randn(shape, generator=generator).to(z.device)
         root = join(z, z.new_zeros(len(z), self.model.shared) if start is None else start.to(z.device))
         late = lambda: deadline is not None and time.perf_counter() >= deadline  # noqa: E731
+        held = {} if pins is None else {"held": partial(condition, pins=pins, generator=generator)}
+        if held and self.algorithm is not None:
+            raise UserError(f"planner.algorithm={config.algorithm}: only mppi keeps to a via")
         if self.algorithm is not None:
             return replace(self._own(root, warm_start, noise, config, late), latent=z)
-        return replace(mppi(self.search, root, warm_start, noise, config, late, self._refine), latent=z)
+        return replace(mppi(self.search, root, warm_start, noise, config, late, self._refine, **held), latent=z)
 
     def _own(self, root: Tensor, warm_start: WarmStart | None, noise: Tensor, config: PlannerConfig, late) -> Plan:
         """Plan by a registered algorithm, whose model steps are counted, and whose plan is checked.

@@ -100,6 +100,27 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Via:
+    """Where a joint's target is to be, after `step` control steps of an episode or since a guidance was taken.
+
+    `action`: the number of the action that moves it; `goal`, `deviation`: where, in units of it. It is that action; or,
+    with a `state`, the sum of all until then, and of what is at these places of the state now, over `span`.
+    """
+
+    said: str
+    step: int = ranged(1, low=1)
+    action: int = ranged(0, low=0)
+    goal: float = ranged(0.0, low=-1e6, high=1e6)
+    deviation: float = ranged(1.0, above=0)
+    span: float = ranged(1.0, above=0)
+    state: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        """Raise ValueError for a number out of range."""
+        check_ranges("via.", self)
+
+
+@dataclass(frozen=True)
 class LearningConfig:
     """The losses, the optimiser and the target network: the keys `learning.*`, explained in configs/train.yaml.
 

@@ -5,8 +5,8 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from configs.reporting import progress_bar, say, unread
 from configs.runs.frames import Frames, encoded
-from configs.runs.loading import prepare
+from configs.runs.loading import prepare, task_of
 from configs.schema import WAYS, GuideConfig, MachineConfig
+from envs import arm
+from envs.make import make
 from policies.guidance import compiling, library, wishes
 from policies.guidance.memory import Memory
 from policies.guidance.storage import (
@@ -47,7 +49,7 @@ from worldmodel.guidance_fit import fit
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.senses import is_image
-from worldmodel.settings import Term
+from worldmodel.settings import Term, Via
 
 LIBRARIES = Path(__file__).parents[1] / "guidance"
 DRAWN = 4000
@@ -118,20 +120,23 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     check_place(out)  # before the fit
     known = Known.of(config)
     begun = time.perf_counter()
-    way = next(way for way in WAYS if getattr(config, way))
-    compiled = COMPILERS[way](getattr(config, way), config, known)
+    vias = passed(config.via, known) if config.via else ()
+    way = next((way for way in WAYS if getattr(config, way)), "via")
+    compiled = Compiled(()) if way == "via" else COMPILERS[way](getattr(config, way), config, known)
     terms, readings = compiled.terms, known.readings
     wishes.check(terms, readings, config.beyond or way in ("goal", "examples"))
-    guidance = Guidance(terms, known.probes.chosen([term.quantity for term in terms]), None, compiled.head)
-    sentence = compiled.sentence or wishes.sentence(terms, known.spec.quantities)
+    guidance = Guidance(terms, known.probes.chosen([term.quantity for term in terms]), None, compiled.head, vias)
+    said = compiled.sentence or wishes.sentence(terms, known.spec.quantities)
+    sentence = "; ".join(filter(None, [said, ", ".join(f"pass {via.said}" for via in vias)]))
     weight = next(each for each in (config.weight, compiled.weight, 1.0) if each is not None)
     spec = GuidanceSpec(
         *(sentence, terms, weight, {"way": way, **compiled.made_from}, sum_of_model(known.path)),
-        {term.quantity: readings[term.quantity] for term in terms},
+        *({term.quantity: readings[term.quantity] for term in terms}, vias),
     )
     times = [begun, time.perf_counter()]
-    say(f"{sentence}{'' if not config.fit else '; learning a value and a policy for it'}")
-    if config.fit:
+    fits = config.fit and way != "via"
+    say(f"{sentence}{'; learning a value and a policy for it' if fits else ''}")
+    if fits:
         guidance = _fitted(guidance, known, config)
     times.append(time.perf_counter())
     save_guidance(out, guidance, spec)
@@ -144,7 +149,7 @@ def guide(config: GuideConfig, folder: Path) -> dict:
         "bytes": sum((out / name).stat().st_size for name in (SPEC, TENSORS)),
         "memory_seconds": round(known.seconds, 3),
         "compile_seconds": round(times[1] - times[0], 4),
-        "fit_seconds": round(times[2] - times[1], 2) if config.fit else None,
+        "fit_seconds": round(times[2] - times[1], 2) if fits else None,
     }
 
 
@@ -166,6 +171,17 @@ def _fitted(guidance: Guidance, known: Known, config: GuideConfig) -> Guidance:
             tick=lambda update: bar.update(update - bar.n),
         )
     return replace(guidance, fitted=learned)
+
+
+def passed(said: str, known: Known) -> tuple[Via, ...]:
+    """Return the via-points that somebody said, and by which actions. Raises UserError."""
+    task = task_of(known.spec)
+    if not task.is_arm:
+        raise UserError(f"via=: {task.label}: its actions are no joints' targets or steps, as the SO-101's are")
+    first = known.memory.quantities[known.memory.step == 0]
+    begun = {name: first[:, i].aminmax() for i, name in enumerate(known.memory.names) if len(first)}
+    with closing(make(task)) as env:
+        return arm.passed(wishes.parse_via(said, arm.POSITIONS), env, begun)
 
 
 def want(said: str, config: GuideConfig, known: Known) -> Compiled:
@@ -270,15 +286,14 @@ def quantities(known: Known) -> dict:
     wide = max(map(len, known.readings))
     rows = [f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}" for name, r in known.readings.items()]
     _print([f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows])
-    finite = partial(_rounded, digits=4)
     return {
-        name: {"r2": finite(r.r2), "low": finite(r.low), "high": finite(r.high), "unit": r.unit}
+        name: {"r2": _rounded(r.r2), "low": _rounded(r.low), "high": _rounded(r.high), "unit": r.unit}
         for name, r in known.readings.items()
     }
 
 
-def _rounded(value: float, digits: int) -> float | None:
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
 def describe(folder: Path, known: Known) -> dict:

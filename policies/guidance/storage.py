@@ -24,7 +24,7 @@ from policies.storage.folders import (
 from worldmodel.errors import UserError
 from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes
 from worldmodel.model import WorldModel
-from worldmodel.settings import Term
+from worldmodel.settings import Term, Via
 from worldmodel.strict import build
 
 SPEC, TENSORS = "guidance.json", "guidance.safetensors"
@@ -54,6 +54,7 @@ class GuidanceSpec:
     made_from: dict
     checkpoint: str
     probes: dict[str, Reading]
+    vias: tuple[Via, ...] = ()
 
 
 READING = tuple(each.name for each in fields(Reading))
@@ -128,7 +129,10 @@ def load_guidance(path: Path, checkpoint: Path, model: WorldModel) -> tuple[Guid
         head = Head(values[:-2].contiguous(), float(bias), float(trust))
     if "value" in saved or "actor" in saved:
         fitted = Fitted(_net(path, saved, "value", model.value), _net(path, saved, "actor", model.actor))
-    return Guidance(spec.terms, probes, fitted, head), spec
+    for via in spec.vias:
+        if via.action >= model.action_size or not all(0 <= at < model.state_size for at in via.state):
+            raise FolderError(f"{path / SPEC}: via: not of this model's actions or state")
+    return Guidance(spec.terms, probes, fitted, head, spec.vias), spec
 
 
 def read_spec(path: Path) -> GuidanceSpec:

@@ -1,7 +1,8 @@
 """Wishes: what a person wants of named quantities, as text. `speed = 2 +- 0.3, torso_height > 1.1` is two terms.
 
 A term is `name = number +- number`, `name < number`, `number < name < number`, with `>`, `<=`, `>=` likewise; after a
-number may stand the quantity's unit. Commas join terms, all of which are to hold.
+number may stand the quantity's unit. Commas join terms, all of which are to hold. A via-point is
+`name = number +- number at number s`.
 """
 
 import difflib
@@ -28,6 +29,7 @@ SIDES = re.compile(
     rf"(?:{NUMBER.format('left')}\s*{LESS.format('before')}\s*)?(?P<name>{NAME})"
     rf"(?:\s*{LESS.format('after')}\s*{NUMBER.format('right')})?"
 )
+VIA = re.compile(rf"{ABOUT.pattern}\s+at\s+{NUMBER.format('at')}")
 FORMS = "name = 1 +- 0.1, name > 1, name < 1 or 1 < name < 2"
 
 
@@ -110,6 +112,28 @@ def _term(text: str, units: Mapping[str, str]) -> Term:
     if low >= high:
         raise UserError(f"nothing is above {low:g} and below {high:g}")
     return Term(found["name"], low, high)
+
+
+def parse_via(said: str, joints: Mapping[str, str]) -> list[tuple[str, float, float, float]]:
+    """Return joint, value, half width and seconds of each via-point of `joints`, whose units these are.
+
+    Raises UserError, in one line.
+    """
+    result = []
+    for text in map(str.strip, said.split(",")):
+        found = VIA.fullmatch(text)
+        try:
+            if not found:
+                raise UserError("not of the form name = 20 +- 2 at 1.0 s")
+            if found["name"] not in joints:
+                raise UserError(f"no such joint; there are {', '.join(joints)}")
+            value, half, at = *(_number(found, each, joints) for each in ("middle", "half")), float(found["at"])
+            if not half > 0 < at < math.inf or found["at_unit"] not in (None, "s"):
+                raise UserError("after +- comes how far it may be off, after at when, in s: numbers above 0")
+        except UserError as error:
+            raise UserError(f"via=: '{text}': {error}") from error
+        result.append((found["name"], value, half, at))
+    return result
 
 
 def _number(found: re.Match, which: str, units: Mapping[str, str]) -> float:

@@ -76,6 +76,7 @@ class PlannerService:
         began = time.perf_counter()
         if question.fresh:
             self.agent.forget()
+        self.agent.vias.clock = torch.tensor([question.frame])
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         if self.agent.trace is not None:
             self.agent.trace.place = lambda: ([question.episode], [question.frame])

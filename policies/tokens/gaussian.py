@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
+from worldmodel.conditioning import correction
 from worldmodel.layers import SquashedGaussian
 from worldmodel.mppi import Plan, weighted_mean_and_deviations
 
@@ -107,9 +108,8 @@ class LowRankGaussian:
         root = _root(seen @ seen.mT + noise, tiny * (size + noise.diagonal(dim1=-2, dim2=-1)))
         if root is None:
             raise ValueError("the measurements fix what is fixed already, exactly; give them a deviation above 0")
-        along = torch.linalg.solve_triangular(root, seen, upper=False)
-        step = torch.linalg.solve_triangular(root, (value - self.mean @ rows.mT).unsqueeze(-1), upper=False)
-        mean = self.mean + (self.factor @ (along.mT @ step)).squeeze(-1)
+        along, move = correction(root, seen, (value - self.mean @ rows.mT).unsqueeze(-1))
+        mean = self.mean + (self.factor @ move).squeeze(-1)
         left, turn = torch.linalg.eigh(torch.eye(seen.shape[-1], dtype=seen.dtype) - along.mT @ along)
         # What rounding leaves of a direction that is known exactly is none.
         factor = self.factor @ (turn * torch.where(left > tiny, left, 0.0).sqrt().unsqueeze(-2))
