@@ -2,12 +2,13 @@
 
 *identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *think*: search longer.
 *otherwise*: what it tried in vain costs return for a while. *back off*: undo the last actions where they are joint
-targets, else none. *ask*: somebody; without an answer, *stop*: no more actions. A surprise begins with identify, a
-schedule behind with think. A rung after which the alarms are silent ends it; else the next one follows.
+targets, else none. *tool*: use a user's own (`policies.tools`). *ask*: somebody; without an answer, *stop*: no more
+actions. A surprise leads to identify, and no further. An agent that is behind its schedule climbs all others, one after
+another, until it is not.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -17,17 +18,21 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.alarms import GAUGES, WINDOW, Alarms, Watch
-from worldmodel.actuators import DEAD, ENOUGH, Corrected, identify
+from policies.tools import Tool
+from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, Score
 
 SURPRISE, SCHEDULE = GAUGES
-IDENTIFY, THINK, OTHERWISE, BACK_OFF, ASK, STOP = "identify", "think", "otherwise", "back off", "ask", "stop"
-BUDGETS = {IDENTIFY: 8, THINK: 10, OTHERWISE: 20, BACK_OFF: 10, ASK: 0, STOP: 0}
+IDENTIFY, THINK, OTHERWISE, BACK_OFF, TOOL, ASK = "identify", "think", "otherwise", "back off", "tool", "ask"
+STOP = "stop"
+BUDGETS = {THINK: 10, IDENTIFY: 8, OTHERWISE: 20, BACK_OFF: 10, TOOL: 10, ASK: 0}
 """Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
 QUIET = 50
 """Silent decisions after which it begins again at the first rung."""
+BELIEVED = 0.35
+"""Largest share of the error that gains and offsets may leave to be planned with."""
 PATIENCE = 0.25
 """Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
 LONGER = {"samples": 4, "iterations": 2}
@@ -51,8 +56,8 @@ class _Case:
     """How one environment stands.
 
     `rung`: where it is, "" for nowhere; `left`: decisions left there; `taken`: rungs before; `quiet`: decisions without
-    an alarm. `clock`: at which decision of a good episode it should be by now; `poor`: for how many its schedule was.
-    `patience`: decisions left to get where good ones are, after it was mended. `seen`: its newest transitions
+    an alarm. `clock`: at which decision of a good episode it should be by now; `mean`: its schedule of late.
+    `patience`: decisions left to get where good ones are, after it was first `mended`. `seen`: its newest transitions
     (z, w, z'), `last` the first two of the next. `sent`: its newest actions; `back`: those that undo them.
     """
 
@@ -62,7 +67,8 @@ class _Case:
     taken: list[str] = field(default_factory=list)
     quiet: int = 0
     patience: int = 0
-    poor: int = 0
+    mended: bool = False
+    mean: float = 0.0
     clock: int = -1
     last: tuple[Tensor, Tensor] | None = None
     seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=20))
@@ -83,17 +89,19 @@ class Ladder(Watch):
         undo: float = 0.0,
         ask: Callable[[str], str] = lambda question: "",
         first: Callable[[int], float] | None = None,
+        tools: Sequence[Tool] = (),
     ):
         """Climb by these alarms. `ask` gets a question and returns the answer, "" for none in time.
 
         `undo`: the factor by which the last actions, in reverse, lead back: 1 for absolute joint targets, -1 for
         relative ones, 0 for others. `first`: of each episode the decision of its first alarm, instead of `alarms`.
+        `tools`: used in this order, each once before somebody is asked, with the defaults of their parameters.
         """
         super().__init__()
-        self.alarms, self.undo, self.ask, self.first = alarms, undo, ask, first
+        self.alarms, self.undo, self.ask, self.first, self.tools = alarms, undo, ask, first, tools
         mean = alarms.bands[SCHEDULE].mean
-        self._half = (min(mean) + max(mean)) / 2
-        self._start = next(at for at, value in enumerate(mean) if value <= self._half)
+        self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
+        self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
         self.steps: list[Rung] = []
         self._cases: list[_Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
@@ -103,7 +111,7 @@ class Ladder(Watch):
         """Begin the next episodes, in `count` environments, with bodies that are thought whole."""
         super().begin(count)
         first = len(self.rows) - count
-        self._cases = [_Case(first + i) for i in range(count)]
+        self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
         self._gain = torch.zeros(0)
 
     def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
@@ -166,15 +174,14 @@ class Ladder(Watch):
     def _alarm(self, i: int) -> str:
         """Return the alarm of an environment that asks for a rung now, "" for none.
 
-        A surprise does, unless it was looked at just now. A schedule does once the imagined reward has been beyond its
-        band and nearer to its worst than to its best for as long as good episodes stay so.
+        A surprise does. A schedule does where its mean over as long as good episodes take to get half-way is not
+        half-way.
         """
         case, now = self._cases[i], dict(zip(GAUGES, self._running[i][-1], strict=True))
         if self.first is not None and not case.taken:
             return SURPRISE if len(self._running[i]) > self.first(case.episode) else ""
-        poor = now[SCHEDULE] > self._half and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock)
-        case.poor = case.poor + 1 if poor else 0
-        if case.poor > self._start and not case.patience:
+        case.mean = self._best if case.patience else case.mean + (now[SCHEDULE] - case.mean) / self._start
+        if case.mean > self._half and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock):
             return SCHEDULE
         return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
 
@@ -184,15 +191,16 @@ class Ladder(Watch):
         if alarm == SURPRISE:
             case.rung = IDENTIFY
         else:
-            case.rung = next(name for name in (THINK, IDENTIFY, OTHERWISE, BACK_OFF, ASK) if name not in case.taken)
+            spent = {name for name in case.taken if name != TOOL or case.taken.count(TOOL) >= len(self.tools)}
+            case.rung = next(name for name in BUDGETS if name not in spent and (name != TOOL or self.tools))
         case.left, case.quiet = BUDGETS[case.rung], 0
-        fresh = case.rung not in case.taken
+        fresh = case.rung not in case.taken or case.rung == TOOL
         case.taken += [case.rung] * fresh
         say = {SURPRISE: "the world does not answer as imagined", SCHEDULE: "less reward is imagined than by then"}
         if fresh:
             self._say(i, case.rung, say[alarm])
         if case.rung == IDENTIFY:
-            while len(case.seen) > 1:  # before the alarm it was whole
+            while len(case.seen) > 1 and not case.mended:  # before the alarm it was whole
                 case.seen.popleft()
         elif case.rung == OTHERWISE and case.seen:
             self._tabu[i] = torch.stack([w for _, w, _ in list(case.seen)[-WINDOW:]]).mean(0).cpu()
@@ -200,6 +208,10 @@ class Ladder(Watch):
         elif case.rung == BACK_OFF:
             last = list(case.sent)[-case.left :]
             case.back = [self.undo * action for action in last]
+        elif case.rung == TOOL:
+            tool = self.tools[case.taken.count(TOOL) - 1]
+            self._say(i, TOOL, f"{tool.name}: {tool({})}")
+            self._restart(i)
         elif case.rung == ASK:
             answer = self.ask(f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
             if answer and answer != STOP:
@@ -221,14 +233,13 @@ class Ladder(Watch):
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
         values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
         changed = (gain - self._gain[i]).abs().max() > DEAD or (offset - self._offset[i]).abs().max() > DEAD
-        if left > ENOUGH or not changed:
+        if left > BELIEVED or not changed:
             return False
         self._gain[i], self._offset[i] = gain, offset
         self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
-        if bool((gain.abs() < DEAD).all()):
-            self._stop(i, "no actuator answers")
-            return True
-        case.rung, case.patience = "", round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
+        if not case.mended and bool((gain.abs() >= DEAD).any()):
+            case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
+        case.rung, case.mended = "", True
         self._restart(i)
         return True
 

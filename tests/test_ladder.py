@@ -1,5 +1,6 @@
 """Laws of the ladder: what is found of actuators, how it is planned with, and which rung follows which."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 
 from policies.agent import Agent
 from policies.alarms import TINY, Alarms, Band
-from policies.ladder import COST, IDENTIFY, LONGER, QUIET, STOP, Ladder, barring
+from policies.ladder import COST, IDENTIFY, LONGER, PATIENCE, QUIET, STOP, Ladder, barring
+from policies.tools import Tool
 from worldmodel.actuators import Corrected, executed, identify
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
@@ -92,6 +94,10 @@ def alarms(behind, length=40):
     return Alarms(bands, "", "", "", 0.05, 80, 80)
 
 
+LATE = Band((-20.0,) * 20 + (-100.0,) * 20, (1.0,) * 40, 1.0)
+"""A schedule that good episodes are half-way of after 20 decisions."""
+
+
 class Acted(Agent):
     """An agent in one environment, whose world is its model, with actuators of `gain`; it acts at random."""
 
@@ -142,13 +148,16 @@ def test_a_flipped_actuator_is_noticed_identified_and_planned_with_and_the_next_
     assert len(ladder.steps) == 2 and {each.model for each in planners} == {model}
 
 
-def test_where_no_actuator_answers_it_stops_and_where_nothing_is_wrong_nothing_happens(model):
-    ladder = Ladder(alarms(behind=False))
-    _, actions, _ = climbed(model, ladder, (0.0, 0.0, 0.0))
-    assert rungs(ladder) == [IDENTIFY, IDENTIFY, STOP] and ladder.steps[-1].why == "no actuator answers"
-    assert not actions[ladder.steps[-1].decision :].any() and actions[: ladder.steps[-1].decision].all()
+def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_gets_no_time(model):
     quiet = Ladder(alarms(behind=False))
     assert climbed(model, quiet)[0].planner.model is model and not quiet.steps
+    waits = []
+    for gain in ((1.0, -1.0, 1.0), (0.0, 0.0, 0.0)):
+        ladder = Ladder(replace(alarms(behind=True), bands=alarms(behind=True).bands | {"schedule": LATE}))
+        climbed(model, ladder, gain)
+        mended = next(step.decision for step in ladder.steps if "planned with" in step.why)
+        waits.append(next(step.decision for step in ladder.steps if step.rung == "think") - mended)
+    assert waits[0] > PATIENCE * len(LATE.mean) and waits[1] <= 2
 
 
 def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budget(model):
@@ -157,7 +166,7 @@ def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budge
     _, actions, planners = climbed(model, ladder)
     assert rungs(ladder) == ["think", "identify", "otherwise", "back off", "ask", "stop"]
     times = dict(zip(rungs(ladder), (step.decision for step in ladder.steps), strict=True))
-    assert times["think"] == REACH + 1
+    assert times["think"] == 2  # 1 - (1 - 1 / (REACH + 1)) ** 2 is more than a quarter of the way from -100 to 0
     assert times["identify"] == times["think"] + 10 and times["back off"] == times["otherwise"] + 20
     samples = [each.config.samples for each in planners]
     assert {*samples[times["think"] : times["identify"]]} == {LONGER["samples"] * 8} and samples[-1] == 8
@@ -174,6 +183,17 @@ def test_an_answer_goes_on_and_stop_stops(model):
     climbed(model, ladder, decisions=200)
     assert rungs(ladder).count("ask") == 3 and ladder.steps[-1].why == "told to"
     assert any(step.why.endswith("the drawer is open now") for step in ladder.steps)
+
+
+def test_tools_are_used_one_after_another_before_somebody_is_asked(model):
+    used = []
+    tools = [
+        Tool(name, "", {"required": [], "properties": {}}, lambda n=name: used.append(n) or "done") for name in "ab"
+    ]
+    ladder = Ladder(alarms(behind=True), tools=tools)
+    climbed(model, ladder, decisions=200)
+    assert used == ["a", "b"] and rungs(ladder)[-3:] == ["tool", "ask", "stop"]
+    assert [step.why for step in ladder.steps if step.why.endswith("done")] == ["a: done", "b: done"]
 
 
 def test_after_a_while_without_an_alarm_it_begins_at_the_first_rung_again(model):

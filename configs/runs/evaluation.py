@@ -30,6 +30,7 @@ from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
 from policies.storage.folders import FolderError, versions
+from policies.tools import Tool
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
@@ -184,7 +185,7 @@ class Evaluation:
             return Watch()
         task = self.loaded.task
         undo = {"delta": -1.0, "absolute": 1.0}[task.arm.control] if task.is_arm else 0.0
-        return Ladder(alarms, undo, first=first)
+        return Ladder(alarms, undo, first=first, tools=[Tool.of(name) for name in self.config.tools])
 
     def _kept_alarms(self) -> Alarms | None:
         """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""
