@@ -1,15 +1,14 @@
 """What an agent does that is stuck: a ladder of rungs, each with a budget of decisions, chosen by which alarm fired.
 
-*identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *think*: search longer.
-*otherwise*: what it tried in vain costs return for a while. *back off*: undo the last actions where they are joint
-targets, else none. *tool*: use a user's own (`policies.tools`). *ask*: somebody; without an answer, *stop*: no more
-actions. A surprise leads to identify, and no further. An agent that is behind its schedule climbs all others, one after
-another, until it is not.
+*identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *back off*: undo the last
+actions where they are joint targets, else none, and try again. *tool*: use a user's own (`policies.tools`). *ask*:
+somebody; without an answer, *stop*: no more actions. A surprise leads to identify, and no further. An agent that is
+behind its schedule climbs all, one after another, until it is not.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -17,28 +16,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.alarms import GAUGES, WINDOW, Alarms, Watch
+from policies.alarms import GAUGES, Alarms, Watch
 from policies.tools import Tool
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
-from worldmodel.planner import Planner, Score
+from worldmodel.planner import Planner
 
 SURPRISE, SCHEDULE = GAUGES
-IDENTIFY, THINK, OTHERWISE, BACK_OFF, TOOL, ASK = "identify", "think", "otherwise", "back off", "tool", "ask"
-STOP = "stop"
-BUDGETS = {THINK: 10, IDENTIFY: 8, OTHERWISE: 20, BACK_OFF: 10, TOOL: 10, ASK: 0}
+IDENTIFY, BACK_OFF, TOOL, ASK, STOP = "identify", "back off", "tool", "ask", "stop"
+BUDGETS = {IDENTIFY: 8, BACK_OFF: 10, TOOL: 10, ASK: 0}
 """Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
 QUIET = 50
 """Silent decisions after which it begins again at the first rung."""
 BELIEVED = 0.35
 """Largest share of the error that gains and offsets may leave to be planned with."""
+ANSWERS = 0.25
+"""Least gain of an actuator with which a body can do something."""
 PATIENCE = 0.25
 """Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
-LONGER = {"samples": 4, "iterations": 2}
-"""Factors of the search while thinking."""
-NEAR, COST = 0.3, 1.0
-"""Distance (root mean square) of a token within the family tried in vain, and its cost there, in rewards."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ class Ladder(Watch):
         self.steps: list[Rung] = []
         self._cases: list[_Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
-        self._gain = self._offset = self._tabu = self._barred = torch.zeros(0)
+        self._gain = self._offset = torch.zeros(0)
 
     def begin(self, count: int) -> None:
         """Begin the next episodes, in `count` environments, with bodies that are thought whole."""
@@ -123,7 +119,6 @@ class Ladder(Watch):
         if not len(self._gain):
             shape = len(self._cases), agent.curve.action_size
             self._gain, self._offset = torch.ones(shape), torch.zeros(shape)
-            self._tabu, self._barred = torch.zeros(shape[0], agent.model.points), torch.zeros(shape[0])
             self._set(agent, torch.zeros(shape[0], dtype=torch.bool))
         here = torch.tensor([case.rung in (BACK_OFF, STOP) for case in self._cases])
         action = agent.act(observation, own & ~here)
@@ -164,50 +159,51 @@ class Ladder(Watch):
                 return False
             if case.rung == IDENTIFY and self._identified(i):
                 return True
-            changed, case.rung, self._barred[i] = case.rung in (THINK, OTHERWISE), "", 0.0
-            return (alarm == SCHEDULE and self._climb(i, alarm)) | changed
+            case.rung = ""
+            if alarm == SCHEDULE:
+                self._climb(i, alarm)
+            return False
         case.quiet = 0 if alarm else case.quiet + 1
         if case.quiet >= QUIET:
             case.taken.clear()
-        return bool(alarm) and self._climb(i, alarm)
+        if alarm:
+            self._climb(i, alarm)
+        return False
 
     def _alarm(self, i: int) -> str:
         """Return the alarm of an environment that asks for a rung now, "" for none.
 
-        A surprise does. A schedule does where its mean over as long as good episodes take to get half-way is not
-        half-way.
+        A surprise does. A schedule does where the agent is behind, and was in the mean of as long as good episodes take
+        to get half-way more than half.
         """
         case, now = self._cases[i], dict(zip(GAUGES, self._running[i][-1], strict=True))
         if self.first is not None and not case.taken:
             return SURPRISE if len(self._running[i]) > self.first(case.episode) else ""
-        case.mean = self._best if case.patience else case.mean + (now[SCHEDULE] - case.mean) / self._start
-        if case.mean > self._half and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock):
+        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock)
+        case.mean += ((now[SCHEDULE] if behind else self._best) - case.mean) / self._start
+        if behind and case.mean > self._half:
             return SCHEDULE
         return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
 
-    def _climb(self, i: int, alarm: str) -> bool:
-        """Take the next rung. Returns whether the planner has to change."""
+    def _climb(self, i: int, alarm: str) -> None:
+        """Take the next rung."""
         case = self._cases[i]
         if alarm == SURPRISE:
             case.rung = IDENTIFY
         else:
-            spent = {name for name in case.taken if name != TOOL or case.taken.count(TOOL) >= len(self.tools)}
-            case.rung = next(name for name in BUDGETS if name not in spent and (name != TOOL or self.tools))
+            more = case.taken.count(TOOL) < len(self.tools)
+            case.rung = next(name for name in BUDGETS if (more if name == TOOL else name not in case.taken))
         case.left, case.quiet = BUDGETS[case.rung], 0
         fresh = case.rung not in case.taken or case.rung == TOOL
         case.taken += [case.rung] * fresh
         say = {SURPRISE: "the world does not answer as imagined", SCHEDULE: "less reward is imagined than by then"}
         if fresh:
             self._say(i, case.rung, say[alarm])
-        if case.rung == IDENTIFY:
-            while len(case.seen) > 1 and not case.mended:  # before the alarm it was whole
+        if case.rung == IDENTIFY and alarm == SURPRISE and fresh:
+            while len(case.seen) > 1:  # until just now the world answered
                 case.seen.popleft()
-        elif case.rung == OTHERWISE and case.seen:
-            self._tabu[i] = torch.stack([w for _, w, _ in list(case.seen)[-WINDOW:]]).mean(0).cpu()
-            self._barred[i] = 1.0
         elif case.rung == BACK_OFF:
-            last = list(case.sent)[-case.left :]
-            case.back = [self.undo * action for action in last]
+            case.back = [self.undo * action for action in list(case.sent)[-case.left :]]
         elif case.rung == TOOL:
             tool = self.tools[case.taken.count(TOOL) - 1]
             self._say(i, TOOL, f"{tool.name}: {tool({})}")
@@ -221,7 +217,6 @@ class Ladder(Watch):
                 self._restart(i)
             else:
                 self._stop(i, "told to" if answer else "nobody answered")
-        return case.rung in (THINK, OTHERWISE)
 
     def _identified(self, i: int) -> bool:
         """Fit gains and offsets, and return whether they explain what happened; then they hold."""
@@ -237,7 +232,9 @@ class Ladder(Watch):
             return False
         self._gain[i], self._offset[i] = gain, offset
         self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
-        if not case.mended and bool((gain.abs() >= DEAD).any()):
+        if bool((gain.abs() < ANSWERS).all()):
+            case.taken = [IDENTIFY, BACK_OFF]  # which cannot help
+        elif not case.mended:
             case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
         case.rung, case.mended = "", True
         self._restart(i)
@@ -257,7 +254,7 @@ class Ladder(Watch):
 
     def _restart(self, i: int) -> None:
         """Let an environment's gauges begin anew, as at an episode's start."""
-        self._cases[i].clock = -1
+        self._cases[i].clock, self._cases[i].mean = -1, self._best
         self._state[i] = torch.nan
         self._imagined[i] = torch.nan
 
@@ -270,29 +267,10 @@ class Ladder(Watch):
         model, planner = self._own
         if bool((self._gain != 1).any() | (self._offset != 0).any()):
             model = Corrected(model, self._gain, self._offset)
-        config, score = planner.config, planner.score
-        if any(case.rung == THINK for case in self._cases):
-            config = replace(config, **{name: factor * getattr(config, name) for name, factor in LONGER.items()})
-        if bool(self._barred.any()):
-            score = barring(self._tabu, self._barred, score)
-        agent.model, agent.planner = model, planner
-        if (model, config, score) != (planner.model, planner.config, planner.score):
-            agent.planner = Planner(model, planner.discount, config, planner.compiled, score)
+        agent.model, agent.planner = model, planner if model is planner.model else planner.of(model)
         if agent.td_check is not None and len(agent.at):
             agent.td_check.reset(changed)
 
     def told(self) -> list[dict]:
         """Return the steps as plain data."""
         return [asdict(step) for step in self.steps]
-
-
-def barring(tabu: Float[Tensor, "B P"], barred: Float[Tensor, " B"], score: Score | None = None) -> Score:
-    """Return a score that costs COST at the tokens `tabu` and fades within NEAR of them, where `barred` is 1."""
-
-    def cost(z: Tensor, w: Tensor, following: Tensor) -> Tensor:
-        times = len(w) // len(tabu)
-        centre, weight = (x.to(w.device).repeat_interleave(times, 0) for x in (tabu, barred))
-        found = -COST * weight * torch.exp(-(w - centre).square().mean(-1) / NEAR**2)
-        return found if score is None else found + score(z, w, following)
-
-    return cost
