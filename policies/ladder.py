@@ -232,12 +232,14 @@ class Ladder(Watch):
             return False
         self._gain[i], self._offset[i] = gain, offset
         self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
+        case.rung = ""
         if bool((gain.abs() < ANSWERS).all()):
             case.taken = [IDENTIFY, BACK_OFF]  # which cannot help
-        elif not case.mended:
-            case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
-        case.rung, case.mended = "", True
-        self._restart(i)
+        else:
+            if not case.mended:
+                case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
+            case.mended = True
+            self._restart(i)
         return True
 
     def _backed(self, i: int) -> None:

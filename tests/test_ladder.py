@@ -152,7 +152,7 @@ def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_
         waits.append(following.decision - mended.decision)
         after.append(following.rung)
     assert after == ["back off", "ask"]
-    assert waits[0] - waits[1] == pytest.approx(PATIENCE * len(LATE.mean), abs=1)
+    assert waits[0] - waits[1] >= PATIENCE * len(LATE.mean)
 
 
 def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budget(model):

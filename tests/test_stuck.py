@@ -82,8 +82,10 @@ def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_agai
     capfd.readouterr()
     assert stuck(config, tmp_path) == first and {path: path.stat().st_mtime_ns for path in files} == files
     stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[flip@4]"), tmp_path)
+    with pytest.raises(ConfigError, match=rf"faults=\[jam@{STEPS}\]: below {STEPS}, an episode's control steps"):
+        stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", f"faults=[flip@4,jam@{STEPS}]"), tmp_path)
     changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
-    assert changed == {"flip-none.json", "flip-ours.json", "flip-oracle.json"}
+    assert changed == {"flip-4-none.json", "flip-4-ours.json", "flip-4-oracle.json"}
 
 
 def test_what_is_wrong_is_told_in_one_line():

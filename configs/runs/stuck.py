@@ -73,6 +73,11 @@ class _Played:
     def rows(self, faults: Sequence[FaultConfig], good: int, bad: int) -> list[dict]:
         """Return a row for each fault and monitor, those of good episodes among them."""
         nominal, rows = self.episodes(FaultConfig(), NONE, good), []
+        shortest = min(map(len, nominal["rewards"]))
+        if late := [fault for fault in faults if fault.at_step >= shortest]:
+            raise ConfigError(
+                f"faults=[{late[0].kind}@{late[0].at_step}]: below {shortest}, an episode's control steps"
+            )
         laddered = self.episodes(FaultConfig(), OURS, good)
         level = GOOD * float(np.mean([_end(each) for each in nominal["rewards"]]))
         for monitor in (NONE, OURS):
@@ -112,7 +117,7 @@ class _Played:
         They are played unless they were before. The `monitor` starts the ladder.
         """
         about = {"checkpoint": self.alarms.checkpoint, "episodes": count, "monitor": monitor, "fault": vars(fault)}
-        path = self.folder / f"{fault.kind or NOMINAL}-{monitor}.json"
+        path = self.folder / f"{fault.kind or NOMINAL}-{fault.at_step}-{monitor}.json"
         if path.exists() and (kept := json.loads(path.read_bytes()))["about"] == about:
             return kept
         config = replace(self.evaluation.config, fault=fault, episodes=count, ladder=monitor != NONE)
