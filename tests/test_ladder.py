@@ -54,6 +54,15 @@ def test_what_was_not_moved_stays_as_believed(model):
     assert gain.tolist() == pytest.approx([-1, 1, 1], abs=0.02) and offset.abs().max() < 0.02
 
 
+def test_where_actions_do_not_vary_a_gain_is_believed_rather_than_an_offset(model):
+    z = torch.softmax(torch.randn(12, 4, 4), -1).flatten(1)
+    w = torch.full((12, 3), 0.8)
+    following = model.step(z, executed(w, torch.tensor([[1.0, 1.0, -1.0]]), torch.zeros(1, 3)))[0]
+    following = following + 0.01 * torch.randn(12, 16, generator=torch.Generator().manual_seed(0))
+    gain, offset, left = identify(model, z, w, following, torch.ones(3), torch.zeros(3))
+    assert gain.tolist() == pytest.approx([1, 1, -1], abs=0.1) and not offset.any() and left < 0.1
+
+
 def test_a_corrected_model_imagines_what_its_body_does_each_body_by_itself(model):
     gain, offset = torch.tensor([[-1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.0, 0.0]])
     corrected = Corrected(model, gain, offset)
@@ -112,9 +121,9 @@ class Acted(Agent):
 
 
 @torch.no_grad()
-def climbed(model, ladder, gain=(1.0, 1.0, 1.0), decisions=80, at=6):
+def climbed(model, ladder, gain=(1.0, 1.0, 1.0), decisions=80, at=6, agent=None):
     """Let an agent act, whose actuators have this gain from decision `at` on; return it, its actions, its planners."""
-    agent, actions, planners = Acted(model), [], []
+    agent, actions, planners = agent or Acted(model), [], []
     ladder.begin(1)
     for step in range(decisions):
         agent.gain = torch.tensor([gain if step >= at else (1.0, 1.0, 1.0)])
@@ -136,7 +145,8 @@ def test_a_flipped_actuator_is_noticed_identified_and_planned_with_and_the_next_
     assert "does not answer" in noticed.why and "-1.00+0.00" in mended.why
     assert agent.planner.model is agent.model and agent.model.gain[0].tolist() == pytest.approx([1, -1, 1], abs=0.05)
     assert ladder.rows[0][-1][0] < np.log(TINY) + 1  # nothing surprises any more
-    agent, _, planners = climbed(model, ladder)
+    assert ladder._cases[0].clock == 80 - mended.decision - 1  # it has as much time again
+    agent, _, planners = climbed(model, ladder, agent=agent)
     assert len(ladder.steps) == 2 and {each.model for each in planners} == {model}
 
 
@@ -152,7 +162,7 @@ def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_
         waits.append(following.decision - mended.decision)
         after.append(following.rung)
     assert after == ["back off", "ask"]
-    assert waits[0] - waits[1] >= PATIENCE * len(LATE.mean)
+    assert waits[0] - waits[1] > 1.5 * PATIENCE * len(LATE.mean)
 
 
 def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budget(model):
@@ -164,6 +174,7 @@ def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budge
     assert times["identify"] == 2  # 1 - (1 - 1 / (REACH + 1)) ** 2 is more than a quarter of the way from -100 to 0
     assert times["back off"] == times["identify"] + 8
     back = times["back off"]
+    assert len(ladder.rows[0]) == times["stop"] and not actions[times["stop"] + 10 :].any()  # else it does not decide
     assert torch.equal(actions[back : back + 10], -actions[back - 10 : back].flip(0))  # the way it came
     assert len(asked) == 1 and "did not help" in asked[0] and not actions[-5:].any()
 

@@ -63,7 +63,7 @@ def test_an_evaluation_with_the_ladder_tells_its_steps_and_needs_alarms(checkpoi
 
 def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_again(checkpoint, tmp_path, capfd):
     (checkpoint / FILE).unlink(missing_ok=True)
-    config = bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=3", "faults=[flip@4,weak@0]")
+    config = bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=3", "faults=[flip@12,weak@0]")
     with pytest.raises(UserError, match=f"{FILE}: not there; semagram-eval calibrate=100 makes it"):
         stuck(config, tmp_path)
     kept(checkpoint)
@@ -75,24 +75,26 @@ def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_agai
     ]
     oracle = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "oracle"))
     assert (oracle["detected"], oracle["delay_decisions"], oracle["auroc"]) == (1, 0, 1)
+    ours = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "ours"))
+    assert (ours["detected"], ours["false_alarms"]) == (0, 1)  # it was surprised before anything broke
     assert (tmp_path / "stuck.csv").read_text().count("\n") == 1 + len(first["rows"])
     assert json.dumps(first)  # plain data
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
     assert len(files) == 8
     capfd.readouterr()
     assert stuck(config, tmp_path) == first and {path: path.stat().st_mtime_ns for path in files} == files
-    stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[flip@4]"), tmp_path)
+    stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[flip@12]"), tmp_path)
     with pytest.raises(ConfigError, match=rf"faults=\[jam@{STEPS}\]: below {STEPS}, an episode's control steps"):
-        stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", f"faults=[flip@4,jam@{STEPS}]"), tmp_path)
+        stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", f"faults=[flip@12,jam@{STEPS}]"), tmp_path)
     changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
-    assert changed == {"flip-4-none.json", "flip-4-ours.json", "flip-4-oracle.json"}
+    assert changed == {"flip-12-none.json", "flip-12-ours.json", "flip-12-oracle.json"}
 
 
 def test_what_is_wrong_is_told_in_one_line():
     assert _checkpoints(["checkpoint=a", "suite=stuck"]) == ["checkpoints=[a]", "suite=stuck"]
     assert _checkpoints(["checkpoint=[a,b]", "checkpoint.every=3"]) == ["checkpoints=[a,b]", "checkpoint.every=3"]
     for words, line in (
-        (["faults=[flip@4]"], "checkpoint=: runs or checkpoints"),
+        (["faults=[flip@12]"], "checkpoint=: runs or checkpoints"),
         (["checkpoints=[x]", "faults=[flip]"], r"faults=\[flip\]: a kind and a control step"),
         (["checkpoints=[x]", "faults=[flop@3]"], "one of jam, flip, weak, load"),
     ):
