@@ -166,8 +166,8 @@ class Ladder(Watch):
         case.quiet = 0 if alarm else case.quiet + 1
         if case.quiet >= QUIET:
             case.taken.clear()
-        if alarm:
-            self._climb(i, alarm)
+        if alarm or case.patience:  # what was just fitted to a few decisions is fitted again
+            self._climb(i, alarm or SURPRISE)
         return False
 
     def _alarm(self, i: int) -> str:
@@ -227,8 +227,8 @@ class Ladder(Watch):
         z, w, following = [torch.stack(each) for each in zip(*case.seen, strict=True)]
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
         values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
-        changed = (gain - self._gain[i]).abs().max() > DEAD or (offset - self._offset[i]).abs().max() > DEAD
-        if left > BELIEVED or not changed:
+        change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
+        if left > BELIEVED or change < (0 if case.mended else DEAD):
             return False
         self._gain[i], self._offset[i] = gain, offset
         self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
