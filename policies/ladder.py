@@ -269,7 +269,9 @@ class Ladder(Watch):
         model, planner = self._own
         if bool((self._gain != 1).any() | (self._offset != 0).any()):
             model = Corrected(model, self._gain, self._offset)
-        agent.model, agent.planner = model, planner if model is planner.model else planner.of(model)
+        if model is not planner.model:  # not compiled, which takes a minute
+            planner = Planner(model, planner.discount, planner.config, False, planner.score)
+        agent.model, agent.planner = model, planner
         if agent.td_check is not None and len(agent.at):
             agent.td_check.reset(changed)
 
