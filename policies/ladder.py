@@ -67,7 +67,7 @@ class _Case:
     mean: float = 0.0
     clock: int = -1
     last: tuple[Tensor, Tensor] | None = None
-    seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=20))
+    seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
     sent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=60))
     back: list[Tensor] = field(default_factory=list)
 
@@ -226,13 +226,16 @@ class Ladder(Watch):
             return False
         z, w, following = [torch.stack(each) for each in zip(*case.seen, strict=True)]
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
-        values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
         change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
-        if left > BELIEVED or change < (0 if case.mended else DEAD):
+        refined = case.mended and change < DEAD  # a small change needs no certainty
+        if not refined and (left > BELIEVED or change < DEAD):
             return False
         self._gain[i], self._offset[i] = gain, offset
-        self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
         case.rung = ""
+        if refined:
+            return True
+        values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
+        self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
         if bool((gain.abs() < ANSWERS).all()):
             case.taken = [IDENTIFY, BACK_OFF]  # which cannot help
         else:

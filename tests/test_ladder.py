@@ -121,12 +121,15 @@ class Acted(Agent):
 
 
 @torch.no_grad()
-def climbed(model, ladder, gain=(1.0, 1.0, 1.0), decisions=80, at=6, agent=None):
-    """Let an agent act, whose actuators have this gain from decision `at` on; return it, its actions, its planners."""
+def climbed(model, ladder, gain=(1.0, 1.0, 1.0), decisions=80, at=6, agent=None, later=None):
+    """Let an agent act, whose actuators have this gain from decision `at` on, and another one `later`, from 30 on.
+
+    Returns it, its actions, its planners.
+    """
     agent, actions, planners = agent or Acted(model), [], []
     ladder.begin(1)
     for step in range(decisions):
-        agent.gain = torch.tensor([gain if step >= at else (1.0, 1.0, 1.0)])
+        agent.gain = torch.tensor([later if later and step >= 30 else gain if step >= at else (1.0, 1.0, 1.0)])
         actions.append(ladder.act(agent, agent.seen, torch.ones(1, dtype=torch.bool))[0])
         planners.append(agent.planner)
         ladder.look(agent, np.array([True]))
@@ -148,6 +151,13 @@ def test_a_flipped_actuator_is_noticed_identified_and_planned_with_and_the_next_
     assert ladder._cases[0].clock == 80 - mended.decision - 1  # it has as much time again
     agent, _, planners = climbed(model, ladder, agent=agent)
     assert len(ladder.steps) == 2 and {each.model for each in planners} == {model}
+
+
+def test_a_mended_body_is_followed_where_it_changes_little_and_a_whole_one_is_left_alone(model):
+    ladder = Ladder(alarms(behind=False))
+    agent, _, _ = climbed(model, ladder, (1.0, -1.0, 1.0), later=(1.0, -0.94, 1.0), decisions=120)
+    assert agent.model.gain[0].tolist() == pytest.approx([1, -0.94, 1], abs=0.02)
+    assert climbed(model, Ladder(alarms(behind=False)), (1.0, 0.94, 1.0))[0].model is model
 
 
 def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_gets_no_time(model):
