@@ -126,8 +126,10 @@ class Ladder(Watch):
             if here[i]:
                 case.last = None
                 action[i] = case.back.pop() if case.back else 0.0
-                if case.rung == BACK_OFF:
-                    self._backed(i)
+                case.left -= 1
+                if case.rung == BACK_OFF and case.left <= 0:
+                    case.rung = ""
+                    self._restart(i)
             case.sent.append(action[i].clone())
         return action
 
@@ -244,14 +246,6 @@ class Ladder(Watch):
             case.mended = True
             self._restart(i)
         return True
-
-    def _backed(self, i: int) -> None:
-        """Count a control step of backing off."""
-        case = self._cases[i]
-        case.left -= 1
-        if case.left <= 0:
-            case.rung = ""
-            self._restart(i)
 
     def _stop(self, i: int, why: str) -> None:
         self._cases[i].rung = STOP

@@ -1,7 +1,5 @@
 """How often agents get stuck by faults, who notices, and what the ladder mends: tasks x faults x monitors."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -32,6 +30,7 @@ LAST = 0.1
 NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
 MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
 NOMINAL = "nominal"
+JUDGED = "auroc", "detected", "false_alarms", "delay_decisions", "success", "wasted"
 
 
 def stuck(config: BenchConfig, folder: Path) -> dict:
@@ -49,7 +48,9 @@ def stuck(config: BenchConfig, folder: Path) -> dict:
         if alarms is None:
             raise UserError(f"{evaluation.loaded.path / FILE}: not there; semagram-eval calibrate=100 makes it")
         rows += _Played(evaluation, alarms, folder).rows(faults, config.episodes, config.fault_episodes)
-        _write(folder / "stuck.csv", rows)
+        lines = [rows[0], *(row.values() for row in rows)]
+        text = "".join(",".join("" if each is None else str(each) for each in line) + "\n" for line in lines)
+        replace_file(folder / "stuck.csv", text.encode())
     return {"suite": config.suite, "rows": rows, "out": str(folder)}
 
 
@@ -80,11 +81,13 @@ class _Played:
             )
         laddered = self.episodes(FaultConfig(), OURS, good)
         level = GOOD * float(np.mean([_end(each) for each in nominal["rewards"]]))
+        blank = {"task": self.task, "seed": self.seed and int(self.seed), "fault": NOMINAL, "at_step": 0, "monitor": ""}
+        blank |= {"episodes": good} | dict.fromkeys(JUDGED)
         for monitor in (NONE, OURS):
             played = nominal if monitor == NONE else laddered
             success, _ = self.judged(played, level, 0)
             share = float(np.isfinite(self.firsts(OURS, nominal, 0)).mean()) if monitor == OURS else 0.0
-            rows.append(self.row(NOMINAL, 0, monitor, good) | {"false_alarms": share, "success": success.mean()})
+            rows.append(blank | {"monitor": monitor, "false_alarms": share, "success": success.mean()})
         for fault in faults:
             plain, mended, told = (self.episodes(fault, name, bad) for name in (NONE, OURS, ORACLE))
             at = fault.at_step // self.length
@@ -98,18 +101,13 @@ class _Played:
                     outcome = [np.where(found, *pair) for pair in pairs]
                 delay = float((first - at)[found].mean()) if found.any() else None
                 rows.append(
-                    self.row(fault.kind, fault.at_step, monitor, bad)
+                    blank
+                    | {"fault": fault.kind, "at_step": fault.at_step, "monitor": monitor, "episodes": bad}
                     | {"auroc": self.auroc(monitor, plain, nominal), "detected": found.mean()}
                     | {"false_alarms": float(np.isfinite(early).mean()) if monitor != ORACLE else 0.0}
                     | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
                 )
         return [{name: round(float(x), 3) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
-
-    def row(self, fault: str, at_step: int, monitor: str, episodes: int) -> dict:
-        """Begin a row."""
-        of, seed = ("auroc", "detected", "false_alarms", "delay_decisions", "success", "wasted"), self.seed
-        row = {"task": self.task, "seed": seed and int(seed), "fault": fault, "at_step": at_step}
-        return row | {"monitor": monitor, "episodes": episodes} | dict.fromkeys(of)
 
     def episodes(self, fault: FaultConfig, monitor: str, count: int) -> dict:
         """Return the rewards of each step, the gauges of each decision and the ladder's steps of `count` episodes.
@@ -191,13 +189,3 @@ class _Played:
 def _end(rewards: Sequence[float]) -> float:
     """Return the mean reward at an episode's end."""
     return float(np.mean(rewards[-max(1, round(LAST * len(rewards))) :]))
-
-
-def _write(path: Path, rows: Sequence[dict]) -> None:
-    """Write rows as CSV, at once."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.getvalue().encode())
