@@ -29,6 +29,10 @@ def bench(config: BenchConfig, folder: Path) -> dict:
     """Run a suite, or only make a table, as `config` says. Returns the result. Raises ValueError, OSError."""
     if config.table:
         return tabulate(config)
+    if config.suite == "stuck":
+        from configs.runs.stuck import stuck
+
+        return stuck(config, folder)
     check_camera_keys(config, given())
     chosen = HydraConfig.get().overrides
     for name, instead in (("task", "tasks"), ("seed", "seeds"), ("resume", "out")):

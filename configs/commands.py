@@ -20,6 +20,13 @@ def _task_by_name(words: list[str]) -> list[str]:
     return [f"on_{word}" if word.startswith("task=") else word for word in words]
 
 
+def _checkpoints(words: list[str]) -> list[str]:
+    """Return the arguments of semagram-bench, a checkpoint as a list under a key of its own."""
+    given = {word: word.removeprefix("checkpoint=") for word in words if word.startswith("checkpoint=")}
+    lists = {word: value if value[:1] == "[" else f"[{value}]" for word, value in given.items()}
+    return [f"checkpoints={lists[word]}" if word in lists else word for word in words]
+
+
 def _as_said(words: list[str]) -> list[str]:
     """Return the arguments of semagram-guide such that Hydra takes what a person says as text."""
     from configs.arguments import quoted
@@ -45,7 +52,11 @@ train = Command("train", "configs.train:command")
 evaluate = Command("evaluate", "configs.runs.evaluation:evaluate", "configs.schema:EvaluateConfig", words=_task_by_name)
 """semagram-eval: evaluate a checkpoint with its planner and without, and measure what a decision costs."""
 bench = Command(
-    "bench", "configs.bench:bench", "configs.schema:BenchConfig", lambda result: int(bool(result.get("failed")))
+    "bench",
+    "configs.bench:bench",
+    "configs.schema:BenchConfig",
+    lambda result: int(bool(result.get("failed"))),
+    _checkpoints,
 )
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
 tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)

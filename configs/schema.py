@@ -151,8 +151,9 @@ class EvaluateConfig(MachineConfig):
     senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
     `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
     to report. `fault`: what breaks in each episode. `calibrate`: episodes from which to make its alarms, so that
-    a share `false_alarms` of good ones raises one; else 0. `on_task`: replaces the checkpoint's task, on the same arm.
-    `data`: recordings to judge it by, without episodes.
+    a share `false_alarms` of good ones raises one; else 0. `ladder`: act on them (`policies.ladder`),
+    with these `tools`. `on_task`: replaces the checkpoint's task, on the same arm. `data`: recordings to judge it by,
+    without episodes.
     """
 
     checkpoint: str = ""
@@ -172,6 +173,8 @@ class EvaluateConfig(MachineConfig):
     fault: FaultConfig = field(default_factory=FaultConfig)
     calibrate: int = ranged(0, low=0, high=100_000)
     false_alarms: float = ranged(0.05, above=0, high=0.5)
+    ladder: bool = False
+    tools: tuple[str, ...] = ()
     trace: bool = False
     on_task: str = ""
     data: tuple[str, ...] | str = ()
@@ -183,6 +186,10 @@ class EvaluateConfig(MachineConfig):
         check_ranges("", self)
         if self.calibrate and (self.fault.kind or self.drop_senses):
             raise UserError(f"calibrate={self.calibrate}: by good episodes, so without fault.kind= and drop_senses=")
+        if self.calibrate and self.ladder:
+            raise UserError(f"calibrate={self.calibrate}: without ladder=true, which acts on the alarms that it makes")
+        if self.tools and not self.ladder:
+            raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,) if self.data else ())
         if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
@@ -201,7 +208,10 @@ class EvaluateConfig(MachineConfig):
 
 @dataclass(frozen=True)
 class BenchConfig(TrainConfig):
-    """The keys of semagram-bench: those of its runs, and which they are."""
+    """The keys of semagram-bench: those of its runs, and which they are.
+
+    `checkpoints`, `episodes`, `fault_episodes`, `faults`: of suite=stuck, which trains nothing.
+    """
 
     suite: str = "dmc-quick"
     tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")
@@ -213,6 +223,10 @@ class BenchConfig(TrainConfig):
     table: list[str] | str = ""
     readme: str = ""
     video: bool = False
+    checkpoints: tuple[str, ...] = ()
+    episodes: int = ranged(50, low=1)
+    fault_episodes: int = ranged(20, low=1)
+    faults: tuple[str, ...] = ("jam@60", "flip@60", "weak@20", "load@20")
 
     @property
     def each_seed(self) -> list[int]:

@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from policies.agent import Agent
 from policies.guidance.storage import sum_of_model
 from policies.storage.folders import FolderError, replace_file
 from worldmodel.errors import UserError
+from worldmodel.observation import Observation
 from worldmodel.strict import ConfigError, build
 
 FILE = "alarms.json"
@@ -75,6 +77,11 @@ class Band:
         """Return by how many widths each value of an episode lies above the mean."""
         at = np.minimum(np.arange(len(values)), len(self.mean) - 1)
         return (values - np.array(self.mean)[at]) / np.array(self.width)[at]
+
+    def over(self, value: float, at: int) -> bool:
+        """Return whether a value at a decision of an episode alarms."""
+        at = min(at, len(self.mean) - 1)
+        return value > self.mean[at] + self.threshold * self.width[at]
 
     def near(self, values: Float[np.ndarray, " T"]) -> float:
         """Return the largest excess of an episode, in thresholds: above 1 the gauge alarms."""
@@ -185,11 +192,12 @@ def check_count(good: int, played: int, rate: float) -> None:
 class Watch:
     """Reads the gauges of B environments in which an agent acts.
 
-    `rows`: of each episode, in the order of `begin`, the gauges (G,) at each decision.
+    `rows`: of each episode, in the order of `begin`, the gauges (G,) at each decision; `rewards`: of each step.
     """
 
     def __init__(self):
         self.rows: list[list[tuple[float, ...]]] = []
+        self.rewards: list[list[float]] = []
         self._running: list[list[tuple[float, ...]]] = []
         self._imagined = self._state = torch.zeros(0)
 
@@ -197,14 +205,23 @@ class Watch:
         """Begin the next episodes, in `count` environments."""
         self._running = [[] for _ in range(count)]
         self.rows += self._running
+        self.rewards += [[] for _ in range(count)]
         self._imagined = self._state = torch.zeros(0)
 
+    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
+        """Return what the agent does."""
+        return agent.act(observation, own)
+
     @torch.no_grad()
-    def look(self, agent: Agent, running: Bool[np.ndarray, " B"]) -> None:
+    def look(self, agent: Agent, running: Bool[np.ndarray, " B"], reward: Float[Tensor, " B"] | None = None) -> None:
         """Read what the agent, which plans, has just decided in the environments that are `running`.
 
-        Call it after each `act`; where no decision was due nothing is read.
+        Call it after each control step; where no decision was due nothing is read. `reward`: what the step brought.
         """
+        if reward is not None:
+            for rewards, here, value in zip(self.rewards[-len(running) :], running, reward.tolist(), strict=True):
+                if here:
+                    rewards.append(value)
         plan, decision = agent.plan, agent.decision
         if plan is None or decision is None or agent.planner is None:
             return

@@ -10,6 +10,7 @@ checkpoint or a dataset. Must not import torch: settings are checked against it.
     noise       noise                         f(generator) -> an object with the methods of `policies.noise.Noise`
     sampler     replay.sampler                a function with the arguments of `worldmodel.replay.sample_windows`
     wrapper     task.wrappers                 f(gymnasium.Env) -> gymnasium.Env
+    tool        tools                         f(typed parameters) -> str: what it did   (`policies.tools`)
 """
 
 import hashlib
@@ -31,6 +32,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "noise": ("white", "pink", "mixed"),
     "sampler": ("uniform",),
     "wrapper": (),
+    "tool": (),
 }
 """For each kind, the names that need no registration."""
 TAKEN = {"loss": ("agreement", "consistency", "continue", "contrast", "nan", "policy", "reward", "value")}

@@ -1,7 +1,6 @@
 """An evaluation of a checkpoint: episodes, timing, arithmetic, plot and video."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,10 +14,9 @@ from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
 from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed
 from configs.runs.parts import senses_of
-from configs.runs.report import Report
+from configs.runs.report import Report, interval, recorded, rounded
 from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
-from envs.benchmark.table import mean_interval
 from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
@@ -27,10 +25,12 @@ from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
 from policies.decisions.trace import TRACE, traced
 from policies.guidance.chosen import Chosen
+from policies.ladder import Ladder
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
 from policies.storage.folders import FolderError, versions
+from policies.tools import Tool
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
@@ -116,7 +116,7 @@ class Evaluation:
         agreement = self._agreement()  # first, so that a damaged replay fails before the episodes are played
         config, spec = self.config, self.loaded.spec
         alarms = None if config.calibrate else self._kept_alarms()
-        watch = Watch() if config.calibrate or alarms else None
+        watch = self.watch(alarms) if config.calibrate or alarms else None
         planned, alone, agent, states = self._episodes(folder, watch)
         if config.calibrate and watch:
             about = self.loaded.path, self.loaded.task.label, self._followed
@@ -131,16 +131,17 @@ class Evaluation:
             "paraphrases": config.paraphrases,
             "env_steps": spec.env_steps,
             **outcome(planned, alone),
-            "return_interval": _interval(planned),
+            "return_interval": interval(planned),
             "policy_return_std": round(float(alone.returns.std()), 3),
-            "policy_return_interval": _interval(alone),
-            "policy_returns": _rounded(alone.returns),
+            "policy_return_interval": interval(alone),
+            "policy_returns": rounded(alone.returns),
             "task_of_each": list(planned.tasks) or None,
             "guidance_weight": self.chosen and self.chosen.weight,
             **self.report.fulfilled(planned, alone),
             "quantities": self.report.values(planned, spec.quantities),
             "fault": asdict(config.fault) if config.fault.kind else None,
             "alarms": alarms and watch and alarms.raised(watch),
+            "ladder": watch.told() if isinstance(watch, Ladder) else None,
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),
@@ -164,8 +165,8 @@ class Evaluation:
             pace = measure(self.loaded.task, self.senses, self.agent(True, self.machine.compiled))
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
-        update = _recorded(path.parent.parent / "summary.json", "update_gflop")
-        trained = round(_recorded(path / PROGRESS, "seconds") or 0, 1) or None
+        update = recorded(path.parent.parent / "summary.json", "update_gflop")
+        trained = round(recorded(path / PROGRESS, "seconds") or 0, 1) or None
         return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(spec.env_steps / trained, 2),
@@ -178,9 +179,19 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
+    def watch(self, alarms: Alarms | None, first: Callable[[int], float] | None = None) -> Watch:
+        """Make a watch or, with `ladder`, a ladder that climbs by the alarms; `first`: as of `Ladder`."""
+        if not self.config.ladder or alarms is None:
+            return Watch()
+        task = self.loaded.task
+        undo = {"delta": -1.0, "absolute": 1.0}[task.arm.control] if task.is_arm else 0.0
+        return Ladder(alarms, undo, first=first, tools=[Tool.of(name) for name in self.config.tools])
+
     def _kept_alarms(self) -> Alarms | None:
         """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""
         alarms = Alarms.kept(self.loaded.path)
+        if alarms is None and self.config.ladder:
+            raise ConfigError(f"ladder=true: no {FILE} in {self.loaded.path}; calibrate=<episodes> makes it")
         if alarms is None or alarms.guidance == self._followed:
             return alarms
         say(f"{FILE}: made {f'under {alarms.guidance}' if alarms.guidance else 'without guidance'}: not used here")
@@ -326,21 +337,3 @@ def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
         raise ConfigError(f"{given}: some of what it perceives, {', '.join(known)}; not all{but}")
     if (config.instruction or config.paraphrases) and LANGUAGE_NAME not in known:
         raise ConfigError("instruction=, paraphrases=: only for a checkpoint with senses=[...,language]")
-
-
-def _recorded(path: Path, name: str) -> float | None:
-    """Return the number `name` that training wrote to a JSON file, or None if it is not there."""
-    try:
-        return float(json.loads(path.read_text())[name])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _interval(played: Rollout) -> list[float] | None:
-    """Return the 95 % bootstrap interval of the mean return, or None for a single episode."""
-    interval = mean_interval(played.returns)
-    return None if np.isnan(interval.low) else _rounded((interval.low, interval.high))
-
-
-def _rounded(values) -> list[float]:
-    return [round(float(value), 3) for value in values]

@@ -1,10 +1,13 @@
 """What an evaluation reports of named quantities: their values, and how well a guidance is fulfilled by them."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from envs.benchmark.table import mean_interval
 from policies.glyphs.strips import Gauge
 from policies.guidance.judge import Judge
 from policies.settings import Wish
@@ -70,3 +73,22 @@ class Report:
 
 
 NOTHING = Report()
+
+
+def recorded(path: Path, name: str) -> float | None:
+    """Return the number `name` that training wrote to a JSON file, or None if it is not there."""
+    try:
+        return float(json.loads(path.read_text())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def interval(played: Rollout) -> list[float] | None:
+    """Return the 95 % bootstrap interval of the mean return, or None for a single episode."""
+    found = mean_interval(played.returns)
+    return None if np.isnan(found.low) else rounded((found.low, found.high))
+
+
+def rounded(values) -> list[float]:
+    """Return numbers as plain ones with three decimals."""
+    return [round(float(value), 3) for value in values]

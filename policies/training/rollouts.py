@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def rollout(
     """Run one episode in each of the N environments of `env`, until all have ended or for `limit` control steps.
 
     `tick` is called at each step. `first`: the number of the first episode among all evaluation episodes of `seed`.
-    `named`: the quantities to keep. `watch` reads the agent's gauges.
+    `named`: the quantities to keep. `watch` reads the agent's gauges; a `Ladder` acts on them.
     """
     episodes = evaluated(env, agent, seed, first)
     if agent.trace is not None:
@@ -83,14 +84,14 @@ def rollout(
         returns[running], lengths[running] = episodes.returns[running], episodes.lengths[running]
         successes[running], held[running] = episodes.successes[running], episodes.held[running]
         if watch:
-            watch.look(agent, running)
+            watch.look(agent, running, step.reward)
         tasks = tasks or episodes.tasks
         for i in running.nonzero()[0] if named else ():
             kept[i].append(episodes.quantities[i, columns].numpy())
         if tick:
             tick()
 
-    play(episodes, agent, limit, note, once=True)
+    play(episodes, agent, limit, note, once=True, act=partial(watch.act, agent) if watch else None)
     told = tuple(map(np.stack, kept)) if named else ()
     if not episodes.judged:
         return Rollout(returns, lengths, None, tasks, told)

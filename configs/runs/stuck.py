@@ -1,0 +1,191 @@
+"""How often agents get stuck by faults, who notices, and what the ladder mends: tasks x faults x monitors."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from configs.reporting import say
+from configs.runs.evaluation import Evaluation
+from configs.runs.report import recorded
+from configs.schema import BenchConfig, EvaluateConfig
+from envs.settings import FaultConfig, folder_name
+from policies.alarms import FILE, GAUGES, Alarms
+from policies.guidance.compiling import auc
+from policies.ladder import STOP, Ladder
+from policies.storage.folders import replace_file
+from worldmodel.errors import UserError
+from worldmodel.strict import ConfigError
+
+SEEDS = 12, 13
+"""Of the good episodes and of those with a fault, other than those that alarms were made from."""
+GOOD = 0.8
+"""Share of a good episode's reward that counts as good as one."""
+LAST = 0.1
+"""Share of an episode at its end by which it is judged."""
+NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
+MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
+NOMINAL = "nominal"
+JUDGED = "auroc", "detected", "false_alarms", "delay_decisions", "success", "wasted"
+
+
+def stuck(config: BenchConfig, folder: Path) -> dict:
+    """Play every checkpoint with and without each fault and the ladder, what is not played yet, and judge the monitors.
+
+    Leaves a file for each set of episodes and stuck.csv in `folder`. Raises UserError, FolderError.
+    """
+    if not config.checkpoints:
+        raise ConfigError("checkpoint=: runs or checkpoints with alarms, e.g. checkpoint=[runs/walker-walk/<run>]")
+    faults, rows = [_fault(each) for each in config.faults], []
+    for path in config.checkpoints:
+        own = EvaluateConfig(checkpoint=path, device=config.device, threads=config.threads, compile="false")
+        evaluation = Evaluation.begin(own)
+        alarms = Alarms.kept(evaluation.loaded.path)
+        if alarms is None:
+            raise UserError(f"{evaluation.loaded.path / FILE}: not there; semagram-eval calibrate=100 makes it")
+        rows += _Played(evaluation, alarms, folder).rows(faults, config.episodes, config.fault_episodes)
+        lines = [rows[0], *(row.values() for row in rows)]
+        text = "".join(",".join("" if each is None else str(each) for each in line) + "\n" for line in lines)
+        replace_file(folder / "stuck.csv", text.encode())
+    return {"suite": config.suite, "rows": rows, "out": str(folder)}
+
+
+def _fault(text: str) -> FaultConfig:
+    kind, _, step = text.partition("@")
+    if not step.isdecimal():
+        raise ConfigError(f"faults=[{text}]: a kind and a control step, e.g. flip@60")
+    return FaultConfig(kind, int(step))
+
+
+class _Played:
+    """The episodes of one checkpoint."""
+
+    def __init__(self, evaluation: Evaluation, alarms: Alarms, folder: Path):
+        self.evaluation, self.alarms = evaluation, alarms
+        self.folder = folder / f"{folder_name(evaluation.loaded.task.label)}-{alarms.checkpoint[:8]}"
+        path = evaluation.loaded.path
+        self.task, self.seed = evaluation.loaded.task.label, recorded(path.parent.parent / "summary.json", "seed")
+        self.length = evaluation.agent(True).curve.length
+
+    def rows(self, faults: Sequence[FaultConfig], good: int, bad: int) -> list[dict]:
+        """Return a row for each fault and monitor, those of good episodes among them."""
+        nominal, rows = self.episodes(FaultConfig(), NONE, good), []
+        shortest = min(map(len, nominal["rewards"]))
+        if late := [fault for fault in faults if fault.at_step >= shortest]:
+            raise ConfigError(
+                f"faults=[{late[0].kind}@{late[0].at_step}]: below {shortest}, an episode's control steps"
+            )
+        laddered = self.episodes(FaultConfig(), OURS, good)
+        level = GOOD * float(np.mean([_end(each) for each in nominal["rewards"]]))
+        blank = {"task": self.task, "seed": self.seed and int(self.seed), "fault": NOMINAL, "at_step": 0, "monitor": ""}
+        blank |= {"episodes": good} | dict.fromkeys(JUDGED)
+        for monitor in (NONE, OURS):
+            played = nominal if monitor == NONE else laddered
+            success, _ = self.judged(played, level, 0)
+            share = float(np.isfinite(self.firsts(OURS, nominal, 0)).mean()) if monitor == OURS else 0.0
+            rows.append(blank | {"monitor": monitor, "false_alarms": share, "success": success.mean()})
+        for fault in faults:
+            plain, mended, told = (self.episodes(fault, name, bad) for name in (NONE, OURS, ORACLE))
+            at = fault.at_step // self.length
+            for monitor in MONITORS:
+                first, early = self.firsts(monitor, plain, at), self.firsts(monitor, nominal, at)
+                found = np.isfinite(first) & (first >= at)
+                acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, told)
+                outcome = self.judged(acted, level, fault.at_step)
+                if monitor in (CONSTANT, RANDOM):  # not played: as by the oracle where they alarm
+                    pairs = zip(outcome, self.judged(plain, level, fault.at_step), strict=True)
+                    outcome = [np.where(found, *pair) for pair in pairs]
+                delay = float((first - at)[found].mean()) if found.any() else None
+                rows.append(
+                    blank
+                    | {"fault": fault.kind, "at_step": fault.at_step, "monitor": monitor, "episodes": bad}
+                    | {"auroc": self.auroc(monitor, plain, nominal), "detected": found.mean()}
+                    | {"false_alarms": float(np.isfinite(early).mean()) if monitor != ORACLE else 0.0}
+                    | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
+                )
+        return [{name: round(float(x), 3) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
+
+    def episodes(self, fault: FaultConfig, monitor: str, count: int) -> dict:
+        """Return the rewards of each step, the gauges of each decision and the ladder's steps of `count` episodes.
+
+        They are played unless they were before. The `monitor` starts the ladder.
+        """
+        about = {"checkpoint": self.alarms.checkpoint, "episodes": count, "monitor": monitor, "fault": vars(fault)}
+        path = self.folder / f"{fault.kind or NOMINAL}-{fault.at_step}-{monitor}.json"
+        if path.exists() and (kept := json.loads(path.read_bytes()))["about"] == about:
+            return kept
+        config = replace(self.evaluation.config, fault=fault, episodes=count, ladder=monitor != NONE)
+        evaluation, seed = replace(self.evaluation, config=config), SEEDS[bool(fault.kind)]
+        at = fault.at_step // self.length
+        watch = evaluation.watch(self.alarms, (lambda episode: at) if monitor == ORACLE else None)
+        episodes = evaluation.episodes()
+        try:
+            played = episodes.play(evaluation.agent(True), seed, watch=watch)
+        finally:
+            episodes.close()
+        gauges = [np.round(np.array(each), 4).tolist() for each in watch.rows]
+        rewards = [np.round(np.array(each), 4).tolist() for each in watch.rewards]
+        kept = {"about": about, "rewards": rewards, "gauges": gauges}
+        kept |= {"steps": watch.told() if isinstance(watch, Ladder) else [], "returns": played.returns.tolist()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(kept).encode())
+        say(f"{path.parent.name}, {path.stem}: return {played.returns.mean():.0f}")
+        return kept
+
+    def firsts(self, monitor: str, played: dict, at: int) -> Float[np.ndarray, " N"]:
+        """Return the decision of each episode at which a monitor first alarms, or infinity."""
+        count = len(played["gauges"])
+        if monitor in (NONE, ELAPSED):  # episodes last equally long, so none lasts longer than good ones
+            return np.full(count, np.inf)
+        if monitor == ORACLE:
+            return np.full(count, float(at))
+        if monitor == RANDOM:
+            drawn = np.random.default_rng(0)
+            when = drawn.integers(0, len(played["gauges"][0]), count).astype(float)
+            return np.where(drawn.random(count) < self.alarms.rate, when, np.inf)
+        over = [self.near(monitor, each) > 1 for each in played["gauges"]]
+        return np.array([float(each.argmax()) if each.any() else np.inf for each in over])
+
+    def near(self, monitor: str, gauges: list) -> Float[np.ndarray, " T"]:
+        """Return how near to an alarm each decision of an episode is, by its nearest gauge: above 1 beyond it."""
+        values, found = np.array(gauges, dtype=float).reshape(-1, len(GAUGES)), []
+        for name, column in zip(GAUGES, values.T, strict=True):
+            band = self.alarms.bands[name]
+            if monitor == CONSTANT:  # the least threshold that no part of the band is above
+                most = max(m + band.threshold * w for m, w in zip(band.mean, band.width, strict=True))
+                found.append(1 + (column - most) / (band.threshold * max(band.width)))
+            else:
+                found.append(band.excess(column) / band.threshold)
+        return np.nan_to_num(np.max(found, 0), nan=-math.inf)
+
+    def auroc(self, monitor: str, bad: dict, good: dict) -> float | None:
+        """Return how well a monitor's largest value in an episode tells bad episodes from good ones."""
+        if monitor not in (CONSTANT, OURS):
+            return {ELAPSED: 0.5, RANDOM: 0.5, ORACLE: 1.0}.get(monitor)
+        scores = [float(self.near(monitor, each).max()) for played in (bad, good) for each in played["gauges"]]
+        return auc(np.array(scores), np.arange(len(scores)) < len(bad["gauges"]))
+
+    def judged(self, played: dict, level: float, at_step: int) -> list[Float[np.ndarray, " N"]]:
+        """Return which episodes end as good as good ones, and the share of each that was wasted.
+
+        That is from the fault until the reward is `level` for good, or until the ladder stops.
+        """
+        stops = {step["episode"]: step["decision"] * self.length for step in played["steps"] if step["rung"] == STOP}
+        success = np.array([float(_end(each) >= level) for each in played["rewards"]])
+        wasted = []
+        for number, rewards in enumerate(played["rewards"]):
+            window = min(10, len(rewards))
+            smooth = np.convolve(rewards, np.ones(window) / window, "valid")
+            poor = np.flatnonzero(smooth < level)
+            last = min(stops.get(number, len(rewards)), poor[-1] + window if len(poor) else 0)
+            wasted.append(max(0, last - at_step) / len(rewards))
+        return [success, np.array(wasted)]
+
+
+def _end(rewards: Sequence[float]) -> float:
+    """Return the mean reward at an episode's end."""
+    return float(np.mean(rewards[-max(1, round(LAST * len(rewards))) :]))

@@ -1,0 +1,277 @@
+"""What an agent does that is stuck: a ladder of rungs, each with a budget of decisions, chosen by which alarm fired.
+
+*identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *back off*: undo the last
+actions where they are joint targets, else none, and try again. *tool*: use a user's own (`policies.tools`). *ask*:
+somebody; without an answer, *stop*: no more actions. A surprise leads to identify, and no further. An agent that is
+behind its schedule climbs all, one after another, until it is not.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from policies.agent import Agent
+from policies.alarms import GAUGES, Alarms, Watch
+from policies.tools import Tool
+from worldmodel.actuators import DEAD, Corrected, identify
+from worldmodel.model import WorldModel
+from worldmodel.observation import Observation
+from worldmodel.planner import Planner
+
+SURPRISE, SCHEDULE = GAUGES
+IDENTIFY, BACK_OFF, TOOL, ASK, STOP = "identify", "back off", "tool", "ask", "stop"
+BUDGETS = {IDENTIFY: 8, BACK_OFF: 10, TOOL: 10, ASK: 0}
+"""Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
+QUIET = 50
+"""Silent decisions after which it begins again at the first rung."""
+BELIEVED = 0.35
+"""Largest share of the error that gains and offsets may leave to be planned with."""
+ANSWERS = 0.25
+"""Least gain of an actuator with which a body can do something."""
+PATIENCE = 0.25
+"""Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step taken in an episode at a decision, and why, in one line."""
+
+    episode: int
+    decision: int
+    rung: str
+    why: str
+
+
+@dataclass
+class _Case:
+    """How one environment stands.
+
+    `rung`: where it is, "" for nowhere; `left`: decisions left there; `taken`: rungs before; `quiet`: decisions without
+    an alarm. `clock`: at which decision of a good episode it should be by now; `mean`: its schedule of late.
+    `patience`: decisions left to get where good ones are, after it was first `mended`. `seen`: its newest transitions
+    (z, w, z'), `last` the first two of the next. `sent`: its newest actions; `back`: those that undo them.
+    """
+
+    episode: int
+    rung: str = ""
+    left: int = 0
+    taken: list[str] = field(default_factory=list)
+    quiet: int = 0
+    patience: int = 0
+    mended: bool = False
+    mean: float = 0.0
+    clock: int = -1
+    last: tuple[Tensor, Tensor] | None = None
+    seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
+    sent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=60))
+    back: list[Tensor] = field(default_factory=list)
+
+
+class Ladder(Watch):
+    """Watches an agent that plans, as `Watch` does, and changes how it plans and acts where an alarm fired.
+
+    The agent's planner is replaced while a rung or a correction holds; environments planned for together think longer
+    together. `steps`: what was done, and why.
+    """
+
+    def __init__(
+        self,
+        alarms: Alarms,
+        undo: float = 0.0,
+        ask: Callable[[str], str] = lambda question: "",
+        first: Callable[[int], float] | None = None,
+        tools: Sequence[Tool] = (),
+    ):
+        """Climb by these alarms. `ask` gets a question and returns the answer, "" for none in time.
+
+        `undo`: the factor by which the last actions, in reverse, lead back: 1 for absolute joint targets, -1 for
+        relative ones, 0 for others. `first`: of each episode the decision of its first alarm, instead of `alarms`.
+        `tools`: used in this order, each once before somebody is asked, with the defaults of their parameters.
+        """
+        super().__init__()
+        self.alarms, self.undo, self.ask, self.first, self.tools = alarms, undo, ask, first, tools
+        mean = alarms.bands[SCHEDULE].mean
+        self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
+        self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
+        self.steps: list[Rung] = []
+        self._cases: list[_Case] = []
+        self._own: tuple[WorldModel, Planner] | None = None
+        self._gain = self._offset = torch.zeros(0)
+
+    def begin(self, count: int) -> None:
+        """Begin the next episodes, in `count` environments, with bodies that are thought whole."""
+        super().begin(count)
+        first = len(self.rows) - count
+        self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
+        self._gain = torch.zeros(0)
+
+    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
+        """Return the agent's actions, except where the ladder acts."""
+        if agent.planner is None:
+            return agent.act(observation, own)
+        if self._own is None:
+            self._own = agent.model, agent.planner
+        if not len(self._gain):
+            shape = len(self._cases), agent.curve.action_size
+            self._gain, self._offset = torch.ones(shape), torch.zeros(shape)
+            self._set(agent, torch.zeros(shape[0], dtype=torch.bool))
+        here = torch.tensor([case.rung in (BACK_OFF, STOP) for case in self._cases])
+        action = agent.act(observation, own & ~here)
+        for i, case in enumerate(self._cases):
+            if here[i]:
+                case.last = None
+                action[i] = case.back.pop() if case.back else 0.0
+                case.left -= 1
+                if case.rung == BACK_OFF and case.left <= 0:
+                    case.rung = ""
+                    self._restart(i)
+            case.sent.append(action[i].clone())
+        return action
+
+    def look(self, agent: Agent, running: Bool[np.ndarray, " B"], reward: Float[Tensor, " B"] | None = None) -> None:
+        """Read the gauges, and take the rungs that are due."""
+        counts = [len(rows) for rows in self._running]
+        super().look(agent, running, reward)
+        changed = torch.zeros(len(counts), dtype=torch.bool)
+        for i, (rows, count) in enumerate(zip(self._running, counts, strict=True)):
+            if len(rows) > count and agent.plan is not None and agent.decision is not None:
+                case, z, w = self._cases[i], agent.plan.latent[i], agent.decision.tokens[0, i]
+                if case.last is not None:
+                    case.seen.append((*case.last, z))
+                case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
+                case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
+                changed[i] = self._decide(i)
+        if bool(changed.any()):
+            self._set(agent, changed)
+
+    def _decide(self, i: int) -> bool:
+        """Take the next rung in an environment if it is due. Returns whether the planner has to change."""
+        case = self._cases[i]
+        alarm = self._alarm(i)
+        if case.rung == STOP:
+            return False
+        if case.rung:
+            case.left -= 1
+            if case.left > 0:
+                return False
+            if case.rung == IDENTIFY and self._identified(i):
+                return True
+            case.rung = ""
+            if alarm == SCHEDULE:
+                self._climb(i, alarm)
+            return False
+        case.quiet = 0 if alarm else case.quiet + 1
+        if case.quiet >= QUIET:
+            case.taken.clear()
+        if alarm or case.patience:  # what was just fitted to a few decisions is fitted again
+            self._climb(i, alarm or SURPRISE)
+        return False
+
+    def _alarm(self, i: int) -> str:
+        """Return the alarm of an environment that asks for a rung now, "" for none.
+
+        A surprise does. A schedule does where the agent is behind, and was in the mean of as long as good episodes take
+        to get half-way more than half.
+        """
+        case, now = self._cases[i], dict(zip(GAUGES, self._running[i][-1], strict=True))
+        if self.first is not None and not case.taken:
+            return SURPRISE if len(self._running[i]) > self.first(case.episode) else ""
+        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock)
+        case.mean += ((now[SCHEDULE] if behind else self._best) - case.mean) / self._start
+        if behind and case.mean > self._half:
+            return SCHEDULE
+        return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
+
+    def _climb(self, i: int, alarm: str) -> None:
+        """Take the next rung."""
+        case = self._cases[i]
+        if alarm == SURPRISE:
+            case.rung = IDENTIFY
+        else:
+            more = case.taken.count(TOOL) < len(self.tools)
+            case.rung = next(name for name in BUDGETS if (more if name == TOOL else name not in case.taken))
+        case.left, case.quiet = BUDGETS[case.rung], 0
+        fresh = case.rung not in case.taken or case.rung == TOOL
+        case.taken += [case.rung] * fresh
+        say = {SURPRISE: "the world does not answer as imagined", SCHEDULE: "less reward is imagined than by then"}
+        if fresh:
+            self._say(i, case.rung, say[alarm])
+        if case.rung == IDENTIFY and alarm == SURPRISE and fresh:
+            while len(case.seen) > 1:  # until just now the world answered
+                case.seen.popleft()
+        elif case.rung == BACK_OFF:
+            case.back = [self.undo * action for action in list(case.sent)[-case.left :]]
+        elif case.rung == TOOL:
+            tool = self.tools[case.taken.count(TOOL) - 1]
+            self._say(i, TOOL, f"{tool.name}: {tool({})}")
+            self._restart(i)
+        elif case.rung == ASK:
+            answer = self.ask(f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
+            if answer and answer != STOP:
+                self._say(i, ASK, f"the answer was: {answer}")
+                case.rung = ""
+                case.taken.clear()
+                self._restart(i)
+            else:
+                self._stop(i, "told to" if answer else "nobody answered")
+
+    def _identified(self, i: int) -> bool:
+        """Fit gains and offsets, and return whether they explain what happened; then they hold."""
+        case = self._cases[i]
+        assert self._own is not None
+        if not case.seen:
+            return False
+        z, w, following = [torch.stack(each) for each in zip(*case.seen, strict=True)]
+        gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
+        change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
+        refined = case.mended and change < DEAD  # a small change needs no certainty
+        if not refined and (left > BELIEVED or change < DEAD):
+            return False
+        self._gain[i], self._offset[i] = gain, offset
+        case.rung = ""
+        if refined:
+            return True
+        values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
+        self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
+        if bool((gain.abs() < ANSWERS).all()):
+            case.taken = [IDENTIFY, BACK_OFF]  # which cannot help
+        else:
+            if not case.mended:
+                case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
+            case.mended = True
+            self._restart(i)
+        return True
+
+    def _stop(self, i: int, why: str) -> None:
+        self._cases[i].rung = STOP
+        self._say(i, STOP, why)
+
+    def _restart(self, i: int) -> None:
+        """Let an environment's gauges begin anew, as at an episode's start."""
+        self._cases[i].clock, self._cases[i].mean = -1, self._best
+        self._state[i] = torch.nan
+        self._imagined[i] = torch.nan
+
+    def _say(self, i: int, rung: str, why: str) -> None:
+        self.steps.append(Rung(self._cases[i].episode, len(self._running[i]), rung, why))
+
+    def _set(self, agent: Agent, changed: Bool[Tensor, " B"]) -> None:
+        """Give the agent the model and the planner that hold now; where `changed`, promises of earlier ones lapse."""
+        assert self._own is not None
+        model, planner = self._own
+        if bool((self._gain != 1).any() | (self._offset != 0).any()):
+            model = Corrected(model, self._gain, self._offset)
+        if model is not planner.model:  # not compiled, which takes a minute
+            planner = Planner(model, planner.discount, planner.config, False, planner.score)
+        agent.model, agent.planner = model, planner
+        if agent.td_check is not None and len(agent.at):
+            agent.td_check.reset(changed)
+
+    def told(self) -> list[dict]:
+        """Return the steps as plain data."""
+        return [asdict(step) for step in self.steps]

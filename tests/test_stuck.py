@@ -1,0 +1,122 @@
+"""Laws of the benchmark of stuckness, and of an evaluation with the ladder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from configs.command import composed
+from configs.commands import _checkpoints
+from configs.runs.evaluation import Evaluation
+from configs.runs.stuck import MONITORS, _Played, stuck
+from configs.schema import BenchConfig, EvaluateConfig
+from envs.settings import TaskConfig
+from policies.alarms import FILE, Alarms, Band
+from policies.guidance.storage import sum_of_model
+from policies.storage.folders import FolderError
+from worldmodel.errors import UserError
+from worldmodel.strict import ConfigError, build
+
+STEPS = 20
+
+
+def kept(checkpoint, surprise=-30.0):
+    """Keep alarms with a checkpoint that are surprised by whatever exceeds this, and never behind; return them."""
+    flat = (1.0,) * STEPS
+    bands = {"surprise": Band((surprise,) * STEPS, flat, 1.0), "schedule": Band((100.0,) * STEPS, flat, 1.0)}
+    alarms = Alarms(bands, sum_of_model(checkpoint), "cartpole-swingup", "", 0.05, 80, 80)
+    alarms.keep(checkpoint)
+    return alarms
+
+
+@pytest.fixture(scope="module")
+def checkpoint(untaught, tmp_path_factory):
+    """An agent for short episodes that has learned nothing."""
+    return untaught(tmp_path_factory.mktemp("stuck") / "run", TaskConfig("cartpole-swingup", max_control_steps=STEPS))
+
+
+def bench(*words):
+    return build(BenchConfig, composed("bench", ["suite=stuck", "compile=false", *words]))
+
+
+def test_an_evaluation_with_the_ladder_tells_its_steps_and_needs_alarms(checkpoint, tmp_path):
+    plain = composed("evaluate", []) | {
+        "checkpoint": str(checkpoint),
+        "compile": "false",
+        "episodes": 2,
+        "ladder": True,
+    }
+    (checkpoint / FILE).unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=rf"ladder=true: no {FILE} in .*calibrate="):
+        Evaluation.begin(build(EvaluateConfig, plain)).run(tmp_path / "none")
+    assert not (tmp_path / "none/summary.json").exists()
+    kept(checkpoint)
+    found = Evaluation.begin(build(EvaluateConfig, plain)).run(tmp_path / "with")
+    assert {step["episode"] for step in found["ladder"]} == {0, 1}
+    assert found["ladder"][0]["rung"] == "identify" and "does not answer" in found["ladder"][0]["why"]
+    without = Evaluation.begin(build(EvaluateConfig, plain | {"ladder": False})).run(tmp_path / "without")
+    assert without["ladder"] is None
+    with pytest.raises(UserError, match="calibrate=80: without ladder=true"):
+        build(EvaluateConfig, plain | {"calibrate": 80})
+
+
+def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_again(checkpoint, tmp_path, capfd):
+    (checkpoint / FILE).unlink(missing_ok=True)
+    config = bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=3", "faults=[flip@12,weak@0]")
+    with pytest.raises(UserError, match=f"{FILE}: not there; semagram-eval calibrate=100 makes it"):
+        stuck(config, tmp_path)
+    kept(checkpoint)
+    first = stuck(config, tmp_path)
+    assert [(row["fault"], row["monitor"]) for row in first["rows"]] == [
+        ("nominal", "none"),
+        ("nominal", "ours"),
+        *((fault, monitor) for fault in ("flip", "weak") for monitor in MONITORS),
+    ]
+    oracle = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "oracle"))
+    assert (oracle["detected"], oracle["delay_decisions"], oracle["auroc"]) == (1, 0, 1)
+    ours = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "ours"))
+    assert (ours["detected"], ours["false_alarms"]) == (0, 1)  # it was surprised before anything broke
+    assert (tmp_path / "stuck.csv").read_text().count("\n") == 1 + len(first["rows"])
+    assert json.dumps(first)  # plain data
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
+    assert len(files) == 8
+    capfd.readouterr()
+    assert stuck(config, tmp_path) == first and {path: path.stat().st_mtime_ns for path in files} == files
+    stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[flip@12]"), tmp_path)
+    with pytest.raises(ConfigError, match=rf"faults=\[jam@{STEPS}\]: below {STEPS}, an episode's control steps"):
+        stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", f"faults=[flip@12,jam@{STEPS}]"), tmp_path)
+    changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"flip-12-none.json", "flip-12-ours.json", "flip-12-oracle.json"}
+
+
+def test_what_is_wrong_is_told_in_one_line():
+    assert _checkpoints(["checkpoint=a", "suite=stuck"]) == ["checkpoints=[a]", "suite=stuck"]
+    assert _checkpoints(["checkpoint=[a,b]", "checkpoint.every=3"]) == ["checkpoints=[a,b]", "checkpoint.every=3"]
+    for words, line in (
+        (["faults=[flip@12]"], "checkpoint=: runs or checkpoints"),
+        (["checkpoints=[x]", "faults=[flip]"], r"faults=\[flip\]: a kind and a control step"),
+        (["checkpoints=[x]", "faults=[flop@3]"], "one of jam, flip, weak, load"),
+    ):
+        with pytest.raises(UserError, match=line):
+            stuck(bench(*words), None)
+    with pytest.raises(FolderError):
+        stuck(bench("checkpoints=[nowhere]"), None)
+
+
+def test_an_episode_is_good_by_its_end_and_wasted_until_it_is_good_for_good_or_stopped(checkpoint, tmp_path):
+    alarms = kept(checkpoint)
+    config = EvaluateConfig(checkpoint=str(checkpoint), compile="false")
+    judge = _Played(Evaluation.begin(config), alarms, tmp_path)
+    rewards = [[1.0] * 100, [1.0] * 20 + [0.0] * 30 + [1.0] * 50, [1.0] * 20 + [0.0] * 80, [1.0] * 20 + [0.0] * 80]
+    steps = [{"episode": 3, "decision": 25 // judge.length, "rung": "stop"}]
+    success, wasted = judge.judged({"rewards": rewards, "steps": steps}, 0.8, 20)
+    assert success.tolist() == [1, 1, 0, 0]
+    assert wasted[0] == 0 and 0.3 <= wasted[1] <= 0.4 and wasted[2] == 0.8
+    assert wasted[3] == pytest.approx((25 // judge.length * judge.length - 20) / 100)
+    shy = replace(alarms, bands={name: Band((0.0, 9.0), (1.0, 1.0), 1.0) for name in alarms.bands})
+    judge = _Played(Evaluation.begin(config), shy, tmp_path)
+    early = {"gauges": [[[5.0, 0.0], [5.0, 0.0]], [[np.nan, np.nan], [0.0, 11.0]]]}
+    assert judge.firsts("ours", early, 0).tolist() == [0, 1]
+    assert judge.firsts("constant", early, 0).tolist() == [np.inf, 1]
+    assert judge.auroc("ours", {"gauges": early["gauges"][:1]}, {"gauges": [[[0.5, 0.5], [0.0, 0.0]]]}) == 1

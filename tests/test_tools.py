@@ -1,0 +1,68 @@
+"""Laws of a user's own tools: typed, told as JSON Schema, used by the ladder where all else failed."""
+
+from typing import Literal
+
+import pytest
+
+from configs.command import composed
+from configs.runs.evaluation import Evaluation
+from configs.schema import EvaluateConfig
+from policies.tools import Tool
+from worldmodel import registry
+from worldmodel.errors import UserError
+from worldmodel.strict import build
+
+
+def knock(times: int = 2, hard: float = 0.5, where: Literal["drawer", "door"] = "drawer", twice: bool = False) -> str:
+    """Knock against it.
+
+    More about it.
+    """
+    if times > 9:
+        raise OSError("broke")
+    return f"knocked {times} times\nat the {where}"
+
+
+def test_a_tool_tells_its_parameters_and_takes_no_others():
+    registry.register("tool", "knock")(knock)
+    tool = Tool.of("knock")
+    assert tool.about == "Knock against it."
+    assert tool.parameters == {
+        "type": "object",
+        "properties": {
+            "times": {"type": "integer", "default": 2},
+            "hard": {"type": "number", "default": 0.5},
+            "where": {"type": "string", "enum": ["drawer", "door"], "default": "drawer"},
+            "twice": {"type": "boolean", "default": False},
+        },
+        "required": [],
+        "additionalProperties": False,
+    }
+    assert tool({}) == "knocked 2 times at the drawer" and tool({"times": 3, "hard": 1, "where": "door"})
+    for wrong, line in (
+        ({"time": 3}, r"knock\.time: one of times, hard, where, twice"),
+        ({"times": 2.5}, r"knock\.times=2\.5: integer"),
+        ({"times": True}, r"knock\.times=True: integer"),
+        ({"where": "wall"}, r"knock\.where='wall': one of \['drawer', 'door'\]"),
+        ({"times": 10}, r"tools=\[knock\]: OSError: broke"),
+    ):
+        with pytest.raises(UserError, match=f"^{line}$"):
+            tool(wrong)
+
+
+def test_a_tool_that_is_not_there_or_not_typed_is_refused():
+    with pytest.raises(UserError, match=r"tools=nothing: .*plugins="):
+        Tool.of("nothing")
+    registry.register("tool", "loose", lambda what: what)
+    with pytest.raises(UserError, match=r"tools=\[loose\]: what: of type float, int, str, bool or a Literal of texts"):
+        Tool.of("loose")
+
+    def needy(what: str) -> str:
+        return what
+
+    registry.register("tool", "needy", needy)
+    with pytest.raises(UserError, match=r"needy\.what: missing"):
+        Tool.of("needy")({})
+    plain = composed("evaluate", []) | {"checkpoint": "runs/any", "tools": ["knock"]}
+    with pytest.raises(UserError, match=r"tools=\[knock\]: only with ladder=true"):
+        Evaluation.begin(build(EvaluateConfig, plain))
