@@ -122,7 +122,6 @@ def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(actin
 
 
 def test_plans_stay_near_a_fitted_policy_and_no_policy_stands_in_for_one_that_was_not_fitted(acting, wish, toys):
-    """The nearer, the more it weighs."""
     fitted = dataclasses.replace(wish, fitted=Fitted(acting().model.value, acting().model.actor))
     seen, away = toys.observed({STATE_KEY: torch.randn(32, 3)}), []
     for guidance, weight in (wish, 1.0), (fitted, 0.01), (fitted, 1.0):
