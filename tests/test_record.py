@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import runpy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from pyarrow import parquet
 from configs.arm.recording import RecordSession, ending
 from configs.reporting import Ended
 from configs.runs.frames import Frames
+from robot.checking import mark
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
 from robot.modeling_semagram import framed
@@ -78,7 +80,7 @@ def test_what_the_cameras_showed_is_there(recorded):
             assert frame.shape[0] == 3 and float(frame.std()) > 0.05
 
 
-def test_an_agent_perceives_its_frames_as_goals_and_those_of_success_as_examples(recorded, toys):
+def test_an_agent_perceives_its_frames_as_goals_and_those_of_success_as_examples(recorded, toys, tmp_path):
     """By its cameras alone, as the arm's readings are not the state of a task; a frame stands for a still moment."""
     eye = "observation.images.wrist"
     model = toys.tiny_model({"observation.state": (3,), eye: (32, 32, 3)}, 4)
@@ -91,6 +93,11 @@ def test_an_agent_perceives_its_frames_as_goals_and_those_of_success_as_examples
     numbers, done = column(recorded[0] / "seen", SUCCESS)
     assert row == np.flatnonzero(numbers == 1)[4]
     assert [len(frames.of_success(each, model)) for each in (True, False)] == [done.sum(), (~done).sum()]
+    marked = shutil.copytree(recorded[0] / "seen", tmp_path / "marked")
+    mark(marked, {0: False, 1: True})  # what a person says counts before what was recorded
+    last = numbers == 1
+    good = int(done[last].sum()) or 1
+    assert [len(Frames.read(marked).of_success(each, model)) for each in (True, False)] == [good, len(done) - good]
     for episode, step, says in ((1, 99, "step 99 of episode 1: it has 30 steps"), (7, 0, "there are episodes 0 to 1")):
         with pytest.raises(UserError, match=says):
             frames.row(episode, step)

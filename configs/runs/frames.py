@@ -52,11 +52,19 @@ class Frames:
 
     def of_success(self, done: bool, model: WorldModel) -> Float[Tensor, "G D"]:
         """Return the latents of frames after which the task was done, or was not. Raises UserError if none says so."""
-        from robot.recording import SUCCESS
+        from robot import recording
 
-        if SUCCESS not in self.dataset.features:
-            raise UserError(f"examples={self.folder}: no {SUCCESS} was recorded; a file of lines episode, step, good")
-        rows = np.flatnonzero(np.ravel(self.dataset.hf_dataset[SUCCESS]).astype(bool) == done)
+        told, marks = self.dataset.hf_dataset, recording.marks_of(self.folder)
+        steps = np.ravel(told[recording.SUCCESS]) if recording.SUCCESS in self.dataset.features else None
+        number, known = np.array(told["episode_index"]), list[np.ndarray]()
+        for episode in np.unique(number):
+            here = np.flatnonzero(number == episode)
+            after = recording.done(marks[episode][0], None if steps is None else steps[here], len(here))
+            known += [] if after is None else [here[after == done]]
+        if not known:
+            lacking = f"no {recording.SUCCESS} was recorded and no episode marked (semagram-data mark=)"
+            raise UserError(f"examples={self.folder}: {lacking}; a file of lines episode, step, good does, too")
+        rows = np.concatenate(known)
         return self.latents(rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)].tolist(), model)
 
     def latents(self, rows: Sequence[int], model: WorldModel) -> Float[Tensor, "G D"]:
