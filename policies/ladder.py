@@ -272,6 +272,6 @@ class Ladder(Watch):
         if agent.td_check is not None and len(agent.at):
             agent.td_check.reset(changed)
 
-    def told(self) -> list[dict]:
+    def record(self) -> list[dict]:
         """Return the steps as plain data."""
         return [asdict(step) for step in self.steps]

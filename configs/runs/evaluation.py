@@ -141,7 +141,7 @@ class Evaluation:
             "quantities": self.report.values(planned, spec.quantities),
             "fault": asdict(config.fault) if config.fault.kind else None,
             "alarms": alarms and watch and alarms.raised(watch),
-            "ladder": watch.told() if isinstance(watch, Ladder) else None,
+            "ladder": watch.record() if isinstance(watch, Ladder) else None,
             **self._costs(agent),
             "device": str(self.machine.device),
             "versions": versions(),

@@ -130,7 +130,7 @@ class _Played:
         gauges = [np.round(np.array(each), 4).tolist() for each in watch.rows]
         rewards = [np.round(np.array(each), 4).tolist() for each in watch.rewards]
         kept = {"about": about, "rewards": rewards, "gauges": gauges}
-        kept |= {"steps": watch.told() if isinstance(watch, Ladder) else [], "returns": played.returns.tolist()}
+        kept |= {"steps": watch.record() if isinstance(watch, Ladder) else [], "returns": played.returns.tolist()}
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(kept).encode())
         say(f"{path.parent.name}, {path.stem}: return {played.returns.mean():.0f}")
