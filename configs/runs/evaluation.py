@@ -152,7 +152,7 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_summary(folder, result)
         self._draw(folder, planned, alone)
-        self._film(folder, planned.returns, states)
+        self._film(folder, planned.returns, states, alarms)
         timed = f", {result['plan_ms_p50']:.1f} ms a plan" if self.config.timing else ""
         say(f"{in_words(planned, alone)}{timed}: {folder}")
         return result
@@ -210,7 +210,7 @@ class Evaluation:
         title = f"{task.label}, {self.loaded.spec.env_steps:,} steps"
         save(folder / "returns.png", paired_strips(samples, title))
 
-    def _film(self, folder: Path, returns: np.ndarray, states: list[torch.Tensor]) -> None:
+    def _film(self, folder: Path, returns: np.ndarray, states: list[torch.Tensor], alarms: Alarms | None) -> None:
         """Write the video or, of the episodes asked for, one each, if wanted; `states`: `EvaluationEpisodes.states`."""
         if not self.config.video:
             return
@@ -219,7 +219,8 @@ class Evaluation:
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
             agent = self.agent(True)
-            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, report=self.report)
+            watch = self.watch(alarms) if self.config.ladder else None
+            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, None, self.report, watch)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -232,7 +233,8 @@ class Evaluation:
                 agent = self.agent(True)
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, of=of, report=self.report)
+                more = {"of": of, "report": self.report, "watch": self.watch(alarms) if self.config.ladder else None}
+                film_one(place / "rollout.mp4", running, task, agent, say, memories, **more)
 
     def agent(self, planned: bool, compiled: bool = False) -> Agent:
         """Make an agent that acts as in the evaluation."""
@@ -302,7 +304,8 @@ class Evaluation:
 
     def filmed(self) -> Env:
         """Make an environment for the video: like those of the episodes, but with rendering."""
-        env = make(self.loaded.task, True, self.config.randomise, self.senses, self._drop)
+        settings = self.config.randomise, self.senses, self._drop
+        env = make(self.loaded.task, True, *settings, fault=self.config.fault)
         self._instruct([env])
         return env
 

@@ -19,6 +19,7 @@ from envs.cameras import frame
 from envs.make import ENDLESS, episode_limit
 from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
+from policies.alarms import Watch
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.glyphs.strips import Strips
@@ -52,12 +53,13 @@ def film(
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     report: Report = NOTHING,
+    watch: Watch | None = None,
 ) -> bool:
     """Write one episode of `env` to `path` and close `env`; the rest as of `film_one`."""
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, say, memories, tick, report=report)
+        return film_one(path, episodes, task, agent, say, memories, tick, report=report, watch=watch)
     finally:
         env.close()
 
@@ -72,12 +74,14 @@ def film_one(
     tick: Callable[[], None] | None = None,
     of: int = 0,
     report: Report = NOTHING,
+    watch: Watch | None = None,
 ) -> bool:
     """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
     It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
-    expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene.
+    expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene. `watch`:
+    what acts on the agent's alarms, as in `rollout`.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
@@ -88,9 +92,11 @@ def film_one(
     gauges = report.gauges(episodes.units)
     reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds, gauges)
     columns = [[*episodes.units].index(gauge.name) for gauge in gauges]
+    if watch:
+        watch.begin(episodes.env.num_envs)
 
     def act(observation: Observation, own: Tensor) -> Tensor:
-        action = agent.act(observation, own)
+        action = watch.act(agent, observation, own) if watch else agent.act(observation, own)
         if agent.plan is not None and reel.decision is None:
             first = sentence(agent.plan, agent.curve, step_seconds, of)
             for name in PLANS:
@@ -103,6 +109,8 @@ def film_one(
         return action
 
     def after(step: Step) -> bool:
+        if watch:
+            watch.look(agent, episodes.number == 1, step.reward)
         if ended := bool(step.ended[of]):
             shoot(step.observation)
         return ended
