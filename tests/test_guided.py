@@ -199,6 +199,16 @@ def evaluated(run, tmp_path, *words):
     return Evaluation.begin(build(EvaluateConfig, composed("evaluate", keys))).run(tmp_path / "evaluation")
 
 
+def test_closeness_falls_with_the_distance_wherever_one_is_and_no_term_far_off_hides_the_others():
+    terms, spread = (Term("x", -0.1, 0.1), Term("y", 0.9)), torch.tensor([2.0, 2.0])
+    x = torch.linspace(0, 1.6, 20)
+    for y in (1.0, 0.5, -1.2):  # the last further off than y ever is
+        met = closeness(terms, torch.stack([x, torch.full_like(x, y)], -1), spread)
+        assert (met.diff() < 0).all() and met.min() >= 0
+    assert closeness(terms, torch.tensor([0.0, 1.0]), spread) == 1
+    assert closeness(terms, torch.tensor([2.0, -1.1]), spread) == pytest.approx(0.0, abs=0.02)
+
+
 def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
     wishes = Wish("a", (Term("x", 0, 1, 2.0), Term("y", 0.5)), 0.75), Wish("b", (Term("y", high=2),), 0.25)
     judge = Judge(wishes, ("y", "x"))

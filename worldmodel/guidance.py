@@ -209,17 +209,17 @@ class Guidance:
     vias: tuple[Via, ...] = ()
 
     def reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
-        """Return how well latents fulfil the guidance, 0 to 1: the product over its terms (`closeness`) and head."""
+        """Return how well latents fulfil the guidance, 0 to 1: its terms' `closeness` times its head's reading."""
         met = closeness(self.terms, self.probes(z), self.probes.high - self.probes.low)
         return met if self.head is None else met * self.head(z)
 
 
 def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Float[Tensor, " T"]) -> Float[Tensor, "*B"]:
-    """Return the product over terms of 1 - log(1 + d/s) / log(1 + R/s), at least 0, for a distance d; `spread` is R.
+    """Return 1 - log(1 + |d/s|) / log(1 + |R/s|), at least 0; d, s and R are vectors over the terms; `spread` is R.
 
-    Each halving of a large distance counts the same, so that it leads from afar as well as it holds nearby. The
-    distance of a term with two ends is that from its middle, and s half its width; with one end, it is that from a
-    point beyond the end by s = SHARP R.
+    Each halving of a large distance counts the same, so that it leads from afar as well as it holds nearby; distances
+    of all terms as one, so that none is left far off for the others. A term with two ends has its distance d from
+    their middle, and s half its width; with one end, from a point beyond the end by s = SHARP R.
     """
     ends = [[float(getattr(term, end)) for term in terms] for end in ("low", "high")]
     low, high = torch.tensor(ends, dtype=values.dtype, device=values.device)
@@ -229,7 +229,8 @@ def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Floa
     below = torch.where(both, (low + high) / 2, low + sharp) - values
     above = values - torch.where(both, (low + high) / 2, high - sharp)
     away = torch.maximum(below, above).clamp(min=0)
-    return (1 - torch.log1p(away / sharp) / torch.log1p(spread / sharp)).clamp(min=0).prod(-1)
+    farthest = torch.log1p((spread / sharp).norm()).clamp(min=1e-6)
+    return (1 - torch.log1p((away / sharp).norm(dim=-1)) / farthest).clamp(min=0)
 
 
 class Guided(WorldModel):
