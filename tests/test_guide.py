@@ -222,6 +222,21 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
         compiling.read_examples("success", memory)
 
 
+def test_what_merely_follows_from_what_the_good_examples_share_is_no_wish():
+    place, other = torch.rand(2, 5000) * 2
+    values = torch.stack([0.5 * place + 0.1 * torch.randn(5000), other, place], 1)  # the first follows from the last
+    names, count = ("follows", "other", "place"), torch.arange(5000)
+    z, one = torch.zeros(5000, 8), torch.ones(5000)
+    memory = Memory(Remembered(z, one[:, None], z, one), values, names, count // 50, count % 50)
+    probes = Probes(names, torch.zeros(3, 8), torch.zeros(3), torch.ones(3), values.amin(0), values.amax(0))
+    for middle in (0.2, 1.0, 1.8):
+        good = ((place - middle).abs() < 0.2).nonzero()[:32, 0]
+        (term,) = compiling.alike(values[good], probes, memory)
+        assert term.quantity == "place" and term.low < middle < term.high
+    both = ((place - 1).abs() < 0.2) & ((other - 1).abs() < 0.2)
+    assert {term.quantity for term in compiling.alike(values[both], probes, memory)} == {"place", "other"}
+
+
 def test_a_reward_is_read_from_the_latent_and_ordered_as_it_was(memory):
     head = compiling.rewarding(lambda q: 5 * q["place"] - q["place.velocity"], memory, "reward=m:f")
     z = memory.remembered.z

@@ -26,8 +26,8 @@ MOTION = re.compile(r"(velocity|speed|_vel)(\[\d+\])?$")
 """Names of quantities that say how it moves, not where it is."""
 NEAR, LEAST = 0.05, 0.02
 """Shares of a quantity's range: how near a moment is near enough; the least half width of what examples agree on."""
-AGREED = 1 / 3
-"""Examples agree on a quantity whose spread among them is at most this share of its spread in the memory."""
+AGREED = 0.5
+"""Good examples agree on a quantity whose range among them leaves at most this share of the moments remembered."""
 DETERMINED = 0.99
 """A quantity whose R2 from others, linearly, is at least this much, says nothing beside them."""
 EXAMPLES = 4
@@ -135,24 +135,32 @@ def _lines(path: Path) -> Iterable[str]:
 def alike(values: Float[Tensor, "G Q"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
     """Return terms of what good moments have in common, by their quantities, against all that is remembered.
 
-    Of T quantities on which they agree, each is to lie within the mean ± 2 standard deviations / sqrt(T): a box within
+    One quantity is taken after another: that whose mean ± 2 standard deviations among the good ones leaves the fewest
+    of the remembered moments that what was taken before has left, until none leaves less than AGREED: what merely
+    follows is no wish. Of T quantities, each is to lie within the mean ± 2 standard deviations / sqrt(T): a box within
     the ellipsoid of the good ones. Raises UserError for too few, or if they agree on nothing.
     """
     if len(values) < EXAMPLES:
         raise UserError(f"examples=: {len(values)} good ones; at least {EXAMPLES}")
-    found: dict[str, tuple[float, float, float]] = {}
-    for i in ((probes.r2 >= READABLE) & (probes.high > probes.low)).nonzero()[:, 0].tolist():
-        seen, whole = values[:, i], memory.quantities[:, i]
-        seen, whole = seen[seen.isfinite()], whole[whole.isfinite()]
-        if len(seen) >= EXAMPLES and (share := float(seen.std() / whole.std().clamp(min=1e-12))) < AGREED:
-            found[probes.names[i]] = share, float(seen.mean()), float(seen.std())
-    found.pop("success", None)
-    names = independent(memory, sorted(found, key=lambda name: found[name][0]))
-    if not names:
+    able = (probes.r2 >= READABLE) & (probes.high > probes.low) & (values.isfinite().sum(0) >= EXAMPLES)
+    able &= torch.tensor([name != "success" for name in probes.names])
+    middle, spread = values.nanmean(0), (values - values.nanmean(0)).square().nanmean(0).sqrt()
+    taken: list[int] = []
+    whole = memory.quantities
+    while len(whole) >= EXAMPLES:
+        inside = (whole - middle).abs() <= 2 * spread
+        left = torch.where(able, inside.float().mean(0), 1.0)
+        best = int(left.argmin())
+        if left[best] > AGREED:
+            break
+        taken.append(best)
+        able[best] = False
+        whole = whole[inside[:, best]]
+    if not taken:
         raise UserError(f"examples=: the {len(values)} good ones agree on no quantity that the latent holds")
-    chosen = probes.chosen(names)
-    middle, spread = (torch.tensor([found[name][k] for name in names]) for k in (1, 2))
-    return _terms(names, middle, torch.maximum(2 * spread / math.sqrt(len(names)), LEAST * (chosen.high - chosen.low)))
+    names = [probes.names[i] for i in taken]
+    least = LEAST * (probes.high - probes.low)[taken]
+    return _terms(names, middle[taken], torch.maximum(2 * spread[taken] / math.sqrt(len(taken)), least))
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
