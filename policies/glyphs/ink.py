@@ -20,7 +20,7 @@ INK, NIGHT = "#15151c", "#f1efe8"
 """The ink's colours on white paper and on a dark page."""
 SCALE = 1000
 """SVG units from the middle of a glyph to its edge."""
-ERROR = 0.6
+ERROR = 2
 """How far an outline is simplified in an SVG, in units."""
 
 
