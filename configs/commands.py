@@ -59,7 +59,7 @@ bench = Command(
     _checkpoints,
 )
 """semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
-tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
+tokens = Command("tokens", "configs.codec:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
 """semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
 guide = Command("guide", "configs.runs.guiding:guide", "configs.schema:GuideConfig", words=_as_said)
 """semagram-guide: compile what a person says into a guidance, which a trained agent follows."""

@@ -243,7 +243,7 @@ class BenchConfig(TrainConfig):
             raise UserError("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan"), "demo": ("out",)}
+TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan")}
 """The verbs of semagram-tokens, each with those of `dataset`, `plan` and `out` that are its own."""
 
 
@@ -252,7 +252,7 @@ class TokensConfig(CodecChoices):
     """The keys of semagram-tokens; `verb` is the subcommand.
 
     `seconds`: a chunk's length, at the dataset's rate. `held_out`: the fraction of episodes not fitted to, chosen by
-    `seed`. `episodes`: how many demonstrations `demo` makes.
+    `seed`.
     """
 
     verb: str = ""
@@ -261,7 +261,6 @@ class TokensConfig(CodecChoices):
     out: str = ""
     seconds: float = ranged(1.0, above=0)
     held_out: float = ranged(0.3, low=0.05, high=0.9)
-    episodes: int = ranged(80, low=1)
     seed: int = ranged(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
@@ -271,10 +270,8 @@ class TokensConfig(CodecChoices):
         for name in ("dataset", "plan", "out"):
             if (value := getattr(self, name)) and name not in TOKEN_VERBS[self.verb]:
                 raise UserError(f"{name}={value}: not of {self.verb}, which has {', '.join(TOKEN_VERBS[self.verb])}")
-        if self.verb == "demo" and not self.out:
-            raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        if self.verb != "demo" and not self.dataset and not self.plan:
-            raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
+        if not self.dataset and not self.plan:
+            raise UserError("dataset=: a LeRobotDataset's folder; `semagram-record dataset=runs/arm` makes one")
         if self.dataset and self.plan:
             raise UserError("dataset=, plan=: one of them")
         CodecChoices.__post_init__(self)

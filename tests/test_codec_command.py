@@ -1,4 +1,4 @@
-"""semagram-tokens: each verb ends with one JSON line, a mistake with one line; what it draws and demonstrates."""
+"""semagram-tokens: each verb ends with one JSON line, a mistake with one line; what it draws."""
 
 import json
 import sys
@@ -6,9 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from configs.codec import codecs
-from configs.codec.codecs import HOLD_S, MOST_S, RATE_HZ, demonstrations
-from configs.codec.drawing import decoded_sentence
+from configs import codec as codecs
+from configs.codec import decoded_sentence
 from configs.commands import tokens as main
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
@@ -47,17 +46,6 @@ def tokens(monkeypatch, capsys, tmp_path, episodes):
         return json.loads(out)
 
     return run
-
-
-def test_demonstrations_are_targets_that_an_arm_can_follow_and_that_a_seed_decides():
-    episodes = demonstrations(seed=3, count=2)
-    for episode in episodes:
-        assert episode.dtype == np.float32 and episode.shape[1] == 6
-        assert HOLD_S * RATE_HZ < len(episode) <= MOST_S * RATE_HZ
-        assert np.abs(np.diff(episode, axis=0)).max() * RATE_HZ <= 3.1  # rad/s
-        assert np.abs(np.diff(episode[-5:, :5], axis=0)).max() * RATE_HZ < 0.1  # it ends at rest
-    assert np.array_equal(demonstrations(seed=3, count=1)[0], episodes[0])
-    assert not np.array_equal(episodes[0][:50], episodes[1][:50])
 
 
 def test_held_out_episodes_are_others_and_scaled_alike_also_beyond_the_range(episodes):
@@ -126,8 +114,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
     [
         ((), "semagram-tokens"),
         (("fit",), "dataset="),
-        (("demo",), "out="),
-        (("demo", "out=new", "dataset=arm"), "dataset=arm"),
+        (("fit", "dataset=arm", "plan=plan.json"), "plan=plan.json"),
         (("draw", "dataset=arm", "plan=plan.json"), "dataset=, plan="),
         (("draw", "plan=missing.json"), "plan=missing.json"),
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
@@ -136,10 +123,7 @@ def test_a_codecs_sentence_is_its_decoded_chunks(episodes):
         (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(
-    tokens, capsys, monkeypatch, tmp_path, words, names
-):
-    monkeypatch.setattr("configs.codec.codecs.demonstrations", lambda *_: pytest.fail("they take long"))
+def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(tokens, capsys, tmp_path, words, names):
     with pytest.raises(SystemExit) as stop:
         tokens(*words)
     err = capsys.readouterr().err

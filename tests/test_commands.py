@@ -50,7 +50,7 @@ CLASSES = {
     **{"guide": GuideConfig, "why": WhyConfig, "data": DataConfig},
 }
 NEEDED = {
-    **{"tokens": {"verb": "demo", "out": "o"}, "record": {"dataset": "d"}, "run": {"checkpoint": "c"}},
+    **{"tokens": {"verb": "fit", "dataset": "d"}, "record": {"dataset": "d"}, "run": {"checkpoint": "c"}},
     **{"play": {"plan": "s"}, "serve": {"checkpoint": "c"}, "twin": {"port_file": "p"}},
     **{"guide": {"checkpoint": "c", "show": "quantities"}, "why": {"run": "r"}, "data": {"check": "d"}},
 }

@@ -21,7 +21,7 @@ import numpy as np
 from codec_rivals import Beast, Bins, Fast
 from matplotlib.figure import Figure
 
-from configs.codec.codecs import check_lengths, settings, split
+from configs.codec import check_lengths, settings, split
 from configs.schema import TokensConfig
 from policies.codec import Codec
 from policies.codec.fitting import STRIDE, windows_of

@@ -1,7 +1,8 @@
-"""The verbs of semagram-tokens: demonstrate with the simulated arm, fit a codec to a dataset, draw what it encodes."""
+"""semagram-tokens: fit a codec to a dataset, draw what it encodes and decodes, or draw a plan as a glyph."""
 
-from contextlib import suppress
+import io
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,74 +11,24 @@ from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
 from policies.codec.codec import check_place
 from policies.codec.fitting import Scaling, windows_of
+from policies.glyphs.ink import draw as draw_ink
 from policies.settings import CodecChoices
-from policies.tokens.vocabulary import read_sentence, unfit
+from policies.storage.folders import replace_file
+from policies.tokens.curves import fit_from
+from policies.tokens.vocabulary import Grip, Move, Sentence, Token, read_sentence, text, unfit
 from robot import datasets
 from worldmodel.errors import UserError
 
-TASK, RATE_HZ, MOST_S = "so101-pick-lift", 50, 6.0
-"""What the simulated arm demonstrates: the task of its script, joint targets a second, the longest episode."""
-HOLD_S = 0.3
-"""How long an episode continues after the script is done."""
+INK = "#1b1b3a"
+CHUNKS = 4
+"""Largest number of chunks of an episode that are drawn, so that a glyph stays readable."""
+STILL = 0.01
+"""A switching channel rests on a level while it moves less than this per step, as a share of its range in the data."""
 
 
 def tokens(config: TokensConfig, folder: Path) -> dict:
     """Do what the verb of semagram-tokens says."""
-    return {"fit": fit, "draw": draw, "demo": demo}[config.verb](config, folder)
-
-
-def demo(config: TokensConfig, folder: Path) -> dict:
-    """Write demonstrations of the simulated SO-101 as a LeRobotDataset.
-
-    Raises DatasetError if the folder already exists or cannot be written.
-    """
-    from sim.so101.joints import JOINTS
-
-    out = Path(config.out)
-    if out.exists():  # before the demonstrations, which take seconds to make
-        raise datasets.DatasetError(f"{out}: already there; a dataset is written to a new folder")
-    episodes = demonstrations(config.seed, config.episodes)
-    datasets.write(out, datasets.Recording(episodes, JOINTS, RATE_HZ), "Pick up the red cube.")
-    return {"dataset": str(out), "episodes": len(episodes), "steps": sum(map(len, episodes)), "rate_hz": RATE_HZ}
-
-
-def demonstrations(seed: int, count: int) -> list[np.ndarray]:
-    """Return `count` episodes, each (T, 6) float32: targets in rad of the joints in `sim.so101.joints`, at RATE_HZ.
-
-    The same seed gives the same episodes. Where the expert cannot reach the cube, or not lift it in MOST_S, another
-    layout takes its place.
-    """
-    from envs import suite
-    from sim.so101 import scene as so101
-    from sim.so101.experts import Unreachable
-
-    with suite.quiet():
-        env = so101.build(TASK, RATE_HZ, end_on_success=False)
-    layouts, episodes = np.random.default_rng(seed), list[np.ndarray]()
-    while len(episodes) < count:
-        with suppress(Unreachable):
-            episode = _episode(env, int(layouts.integers(2**31)))
-            if episode is not None:
-                episodes.append(episode)
-    env.close()
-    return episodes
-
-
-def _episode(env, layout: int) -> np.ndarray | None:
-    """Return the targets of one episode, or None if it takes longer than MOST_S. Raises Unreachable."""
-    from sim.so101.experts import expert
-
-    env.reset(seed=layout)
-    driver = expert(env, TASK, np.random.default_rng(layout))
-    targets: list[np.ndarray] = []
-    left = round(HOLD_S * RATE_HZ)
-    while left:
-        left -= driver.done()
-        targets.append(driver.target().astype(np.float32))
-        env.step(targets[-1])
-        if len(targets) > MOST_S * RATE_HZ:
-            return None
-    return np.array(targets)
+    return {"fit": fit, "draw": draw}[config.verb](config, folder)
 
 
 def fit(config: TokensConfig, folder: Path) -> dict:
@@ -94,8 +45,6 @@ def fit(config: TokensConfig, folder: Path) -> dict:
 
 def draw(config: TokensConfig, folder: Path) -> dict:
     """Draw a held-out chunk as its ids refine it and an episode as a glyph, or just the glyph of a sentence."""
-    from configs.codec.drawing import decoded_sentence, draw_glyph, draw_refinement
-
     if config.plan:
         return draw_glyph(read_sentence(Path(config.plan)), folder)
     recording = datasets.read(Path(config.dataset))
@@ -154,3 +103,68 @@ def about(codec: Codec, names: tuple[str, ...]) -> dict:
     bits = codec.config.ids * codec.config.bits
     switching = [names[c] for c in codec.switching]
     return {"length": codec.config.length, "channels": list(names), "switching": switching, "string_bits": bits}
+
+
+def draw_glyph(sentence: Sentence, folder: Path) -> dict:
+    """Write glyph.svg and glyph.png to `folder`; return the path of the former, and the sentence as one line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("glyph.svg", "glyph.png"):
+        draw_ink(sentence, folder / name)
+    return {"glyph": str(folder / "glyph.svg"), "sentence": text(sentence)}
+
+
+def draw_refinement(path: Path, codec: Codec, window: np.ndarray, ids: np.ndarray, names: tuple[str, ...]) -> None:
+    """Plot a scaled chunk (`window`, its start first) channel by channel, with what prefixes of its ids decode to."""
+    from matplotlib.figure import Figure
+
+    count = window.shape[1]
+    figure = Figure(figsize=(6, 1.4 * count), dpi=150, layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)
+    shown = sorted({1, 2, 4, codec.config.ids} & set(range(1, codec.config.ids + 1)))
+    for channel, panel in enumerate(axes[:, 0]):
+        panel.plot(window[1:, channel], color=INK, linewidth=2.5, alpha=0.25)
+        for n in shown:
+            shade = 0.25 + 0.75 * n / codec.config.ids
+            panel.plot(codec.decode(ids[:n], window[0])[:, channel], color=INK, alpha=shade, linewidth=0.8)
+        panel.set_ylabel(names[channel], rotation=0, ha="right")
+        panel.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_title(f"after {', '.join(map(str, shown))} of {codec.config.ids} ids; wide: the chunk")
+    axes[-1, 0].set_xlabel("control step")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    replace_file(path, png.getvalue())
+
+
+def decoded_sentence(codec: Codec, episodes: list[np.ndarray], rate_hz: float) -> Sentence:
+    """Convert the beginning of the longest episode (steps, D; scaled), as the codec decodes it, to a sentence.
+
+    Each chunk becomes a motion. Channels that switch become grips, 0 at the lowest value of the data and 1 at the
+    highest. The motions' spread is the root mean square, over all episodes, of the codec's error in control points.
+    """
+    switching = list(codec.switching)
+    smooth = [d for d in range(codec.channels) if d not in switching] or list(range(codec.channels))
+    length, shape = codec.config.length, (codec.config.curve_points, codec.config.degree)
+    windows = windows_of(episodes, length + 1, length)
+    starts, chunks = windows[:, 0], windows[:, 1:]
+    error = (chunks - codec.decode(codec.encode(chunks, starts), starts))[..., smooth]
+    spread = np.sqrt((fit_from(0 * error[:, 0], error, *shape) ** 2).mean(0))
+    low, high = (limit([limit(e, axis=0) for e in episodes], axis=0) for limit in (np.min, np.max))
+    episode = max(episodes, key=len)
+    start = episode[0]
+    tokens: list[Token] = []
+    for begin in range(1, min(len(episode) - length, CHUNKS * length) + 1, length):
+        chunk = codec.decode(codec.encode(episode[begin : begin + length], start), start).astype(float)
+        for d in switching:
+            levels = (np.append(start[d], chunk[:, d]) - low[d]) / max(high[d] - low[d], 1e-9)
+            tokens += [Grip(level, step / rate_hz) for step, level in _switches(levels)]
+        points = np.clip(fit_from(start[smooth], chunk[:, smooth], *shape), -1, 1)
+        tokens.append(Move(points, length / rate_hz, codec.config.degree, spread))
+        start = chunk[-1]
+    return tuple(tokens)
+
+
+def _switches(levels: np.ndarray) -> list[tuple[int, float]]:
+    """Return, for each time the levels (T + 1,) move, after how many steps and to which level within [0, 1]."""
+    moving = np.concatenate([[False], np.abs(np.diff(levels)) > STILL, [False]])
+    borders = np.flatnonzero(np.diff(moving.astype(int)))
+    return [(int(a), round(float(np.clip(levels[b], 0, 1)), 3)) for a, b in pairwise(borders) if moving[a + 1]]
