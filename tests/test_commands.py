@@ -42,7 +42,7 @@ from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, PlannerConfig
-from worldmodel.strict import REMOVED, RENAMED, ConfigError, build
+from worldmodel.strict import ConfigError, build
 
 CLASSES = {
     **{"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "tokens": TokensConfig},
@@ -71,7 +71,7 @@ def ranges(cls, place=""):
         name, kind = field.name, kinds[field.name]
         if dataclasses.is_dataclass(kind):
             yield from ranges(kind, f"{place}{name}.")
-        elif name not in OPEN and f"{place}{name}" not in REMOVED:
+        elif name not in OPEN:
             yield f"{place}{name}", kind, field.metadata.get("range", (None,))[-1]
 
 
@@ -118,8 +118,7 @@ def test_every_key_stands_in_the_yaml_with_its_default_and_a_comment(name):
     expected = {key for key, _ in leaves(CLASSES[name])}
     if name == "evaluate":
         default = dataclasses.replace(default, planner=found["planner"])
-        fields = {field.name for field in dataclasses.fields(PlannerConfig)}
-        assert set(found["planner"]) == {key for key in fields if f"planner.{key}" not in REMOVED}
+        assert set(found["planner"]) == {field.name for field in dataclasses.fields(PlannerConfig)}
     assert build(CLASSES[name], found) == default
     for key in expected - {"planner"}:
         assert explained.get(key, "").strip(), f"{key}: no comment in the YAML"
@@ -233,17 +232,6 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("semagram: ") and line in err
     assert not [*tmp_path.iterdir()]
-
-
-def test_a_key_of_an_earlier_version_is_refused_with_the_new_one_or_the_reason():
-    every = {key for name in CLASSES for key in keys(name)} | {f"task.{key}" for key, _ in leaves(TrainConfig)}
-    for old, new in ((old, new) for old, new in RENAMED.items() if old[:5] != "move."):  # of a token, in a file
-        assert old not in keys("train") and set(new.split(" or ")) <= every
-    for name, old, new in (("evaluate", "sentence", "instruction"), ("play", "sentence", "plan")):
-        with pytest.raises(ConfigError, match=f"^{old}: now {new}$"):
-            build(CLASSES[name], {old: "a"})
-    with pytest.raises(ConfigError, match=r"^budget: |^planner.budget: removed: every plan has all"):
-        build(PlannerConfig, {"budget": "fixed"}, "planner.")
 
 
 @pytest.mark.parametrize(
