@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 from configs.arguments import quoted
-from configs.reporting import say
 from configs.runs import film as films
 from configs.runs.loading import Loaded, load_agent
 from configs.runs.tracking import Callback
@@ -214,7 +213,7 @@ def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
-    return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+    return films.film(Path(path), env, agent.task, agent.loaded.agent, seed)
 
 
 def _check_seed(where: str, seed: object) -> None:

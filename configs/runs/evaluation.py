@@ -220,7 +220,7 @@ class Evaluation:
         if not self.config.video_episodes:
             agent = self.agent(True)
             watch = self.watch(alarms) if self.config.ladder else None
-            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, None, self.report, watch)
+            film(folder / "rollout.mp4", self.filmed(), task, agent, seed, memories, None, self.report, watch)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -234,7 +234,7 @@ class Evaluation:
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
                 more = {"of": of, "report": self.report, "watch": self.watch(alarms) if self.config.ladder else None}
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, **more)
+                film_one(place / "rollout.mp4", running, task, agent, memories, **more)
 
     def agent(self, planned: bool, compiled: bool = False) -> Agent:
         """Make an agent that acts as in the evaluation."""

@@ -1,4 +1,7 @@
-"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time."""
+"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time.
+
+And the pictures that a training run leaves.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,9 +17,12 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from configs.reporting import say
+from configs.runs.parts import Parts
 from configs.runs.report import NOTHING, Report
+from configs.runs.run_folder import RunFolder
 from envs.cameras import frame
-from envs.make import ENDLESS, episode_limit
+from envs.make import ENDLESS, episode_limit, make
 from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
 from policies.alarms import Watch
@@ -43,12 +49,26 @@ GIF, GIF_SECONDS, GIF_FPS, GIF_COLOURS = ".gif", 8, 12.5, 128
 GIF_SAMPLED = 10  # frames from one whose colours count to the next
 
 
+def leave(parts: Parts, folder: RunFolder, report: Report, heed: Callable[[], None]) -> None:
+    """Write a run's learning curve and, if asked for, its film; `heed` is called before that and each of its frames."""
+    from envs.benchmark.figures import learning_curve, save
+    from envs.benchmark.results import read_curve
+
+    config = parts.config
+    save(folder.path / "curve.png", learning_curve(read_curve(folder.metrics), config.task.label))
+    if config.video:
+        heed()
+        agent, replay = parts.evaluator(True, 0), parts.trainer.replay
+        env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
+        memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
+        film(folder.path / "rollout.mp4", env, config.task, agent, memories=memories, tick=heed, report=report)
+
+
 def film(
     path: Path,
     env: gymnasium.Env,
     task: TaskConfig,
     agent: Agent,
-    say: Callable[[str], None],
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
@@ -59,7 +79,7 @@ def film(
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, say, memories, tick, report=report, watch=watch)
+        return film_one(path, episodes, task, agent, memories, tick, report=report, watch=watch)
     finally:
         env.close()
 
@@ -69,7 +89,6 @@ def film_one(
     episodes: Episodes,
     task: TaskConfig,
     agent: Agent,
-    say: Callable[[str], None],
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     of: int = 0,
@@ -78,7 +97,7 @@ def film_one(
 ) -> bool:
     """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
-    It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
+    It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. Says why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
     expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene. `watch`:
     what acts on the agent's alarms, as in `rollout`.

@@ -14,7 +14,6 @@ import numpy as np
 from configs.arguments import going_on, typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
-from configs.runs.drawing import draw
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.loading import compiler_faults
 from configs.runs.parts import Parts
@@ -299,6 +298,7 @@ class Training:
         self.saved = trainer.env_steps
 
     def _finish(self) -> dict:
+        from configs.runs.film import leave
         from worldmodel.flops import plan_gflop, update_gflop
 
         config, trainer, path, learner = self.config, self.parts.trainer, self.folder.path, self.parts.trainer.learner
@@ -309,36 +309,49 @@ class Training:
         # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, learner.discount, config.planner) / trainer.agent.steps_per_decision
+        result = self._summarise(
+            update,
+            faults=self.faults,
+            **outcome(planned, alone),
+            **self.report.fulfilled(planned, alone),
+            env_steps_per_second=round(trainer.env_steps / max(self.seconds, 1e-9), 2),
+            gflop_per_control_step=round(update + plan, 3),
+            imagined_per_plan=round(evaluated.totals.model_calls_per_decision, 1),
+            decisions_per_second=(mean := _mean(trainer.agent.plan_ms)) and round(1000 / mean, 1),
+        )
+        with self._timed("drawing"):
+            leave(self.parts, self.folder, self.report, self._heed)
+        if self.trackers:
+            pictures = [path / name for name in ("curve.png", "plan.png")]
+            self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
+        self._say_done()
+        return result
+
+    def _summarise(self, update_gflop: float, **found) -> dict:
+        """Write the summary, which is returned: what was `found`, and what every run tells of itself."""
+        config, trainer, path = self.config, self.parts.trainer, self.folder.path
         result = {
             "task": config.task.label,
             "seed": config.seed,
             "env_steps": trainer.env_steps,
-            "updates": learner.updates,
-            "faults": self.faults,
-            **outcome(planned, alone),
-            **self.report.fulfilled(planned, alone),
+            "updates": trainer.learner.updates,
+            **found,
             **self.parts.recorded(),
             "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
-            "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
-            "gflop_per_control_step": round(update + plan, 3),
-            "update_gflop": round(update, 4),
-            "imagined_per_plan": round(evaluated.totals.model_calls_per_decision, 1),
-            "decisions_per_second": (mean := _mean(trainer.agent.plan_ms)) and round(1000 / mean, 1),
-            "parameters": int(learner.flat.numel()),
+            "update_gflop": round(update_gflop, 4),
+            "parameters": int(trainer.learner.flat.numel()),
             "device": str(self.parts.machine.device),
             "versions": versions(),
             "commit": self.commit,
             "run": str(path),
         }
         write_summary(path, result)
-        with self._timed("drawing"):
-            draw(self.parts, self.folder, self.report, self._heed)
-        if self.trackers:
-            pictures = [path / name for name in ("curve.png", "plan.png")]
-            self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        say(f"done: {path} ({', '.join(f'{what} {seconds:.0f} s' for what, seconds in self.clock.items())})")
         return result
+
+    def _say_done(self) -> None:
+        clock = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
+        say(f"done: {self.folder.path} ({clock})")
 
 
 def _mean(values: Collection[float]) -> float | None:
