@@ -78,7 +78,7 @@ class Training:
         config = run.config
         try:
             about = run.folder.path, leaves(asdict(config)), config.task.label
-            run.trackers = Trackers(config.track, *about, say, run.parts.trainer.env_steps)
+            run.trackers = Trackers(config.track, *about, run.parts.trainer.env_steps)
         except BaseException:
             os.close(run.lock)
             raise
