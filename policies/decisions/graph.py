@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel import attribution
 from worldmodel.attribution import Effects, Followed, Inputs, effects, follow, groups, prune, scores
 from worldmodel.guidance import Probes
 from worldmodel.layers import Linear
@@ -135,7 +134,7 @@ class Explainer:
         size = model.config.latent + model.shared
         self.member = groups(model.config.latent, model.config.group, size)
         ends = model.ends(usual.token)
-        self.average = attribution.Usual(torch.cat([usual.latent, ends]), usual.token)
+        self.average = torch.cat([usual.latent, ends]), usual.token
         self.probes = usual.probes
 
     def encode(self, seen: Observation) -> Float[Tensor, "B D"]:
@@ -290,7 +289,7 @@ class Explainer:
             for h, g in places:
                 masks[k, h] |= self.member[g]
         roots, plans = path.states[:, 0].expand(len(held), -1), tokens[:, None].expand(-1, len(held), -1)
-        left = follow(self.search, roots, plans, masks, self.average.state, share).total
+        left = follow(self.search, roots, plans, masks, self.average[0], share).total
         said = [share * sum(float(found.of_group[place]) for place in places) for places in held]
         lost = (path.total - left).tolist()
         return tuple(Clamp(tuple(h), share, s, m) for h, s, m in zip(held, said, lost, strict=True))
