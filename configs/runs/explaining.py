@@ -22,8 +22,7 @@ from policies.decisions.schema import as_json
 from policies.decisions.trace import rejected
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
-from policies.guidance.compiling import independent
-from policies.guidance.memory import Memory
+from policies.guidance.compiling import Memory, independent
 from policies.guidance.wishes import READABLE
 from policies.storage.checkpoint import read_replay
 from policies.storage.folders import replace_file

@@ -21,8 +21,8 @@ from configs.runs.loading import prepare, task_of
 from configs.schema import WAYS, GuideConfig, MachineConfig
 from envs import arm
 from envs.make import make
-from policies.guidance import compiling, library, wishes
-from policies.guidance.memory import Memory
+from policies.guidance import compiling, wishes
+from policies.guidance.compiling import Memory
 from policies.guidance.storage import (
     SPEC,
     TENSORS,
@@ -265,7 +265,7 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
     if not path.exists():
         shipped = ", ".join(sorted(each.stem for each in LIBRARIES.glob("*.yaml")))
         raise UserError(f"library={config.library}: a YAML file of guidances is needed; there are some for {shipped}")
-    entries = library.meant(said, library.read_library(path))
+    entries = wishes.meant(said, wishes.read_library(path))
     if len(entries) > 1:
         _print([f"words='{entry.sentence}'" for entry in entries])
         raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
-from worldmodel.conditioning import correction
 from worldmodel.layers import SquashedGaussian
-from worldmodel.mppi import Plan, weighted_mean_and_deviations
+from worldmodel.mppi import Plan, correction, weighted_mean_and_deviations
 
 FLOOR = 0.02
 """Smallest standard deviation of a plan's token, on a range of 2, and smallest slope of tanh of a policy's."""
