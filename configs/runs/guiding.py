@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from configs.reporting import progress_bar, say, unread
+from configs.reporting import progress_bar, say, show
 from configs.runs.frames import Frames, encoded
 from configs.runs.loading import prepare, task_of
 from configs.schema import WAYS, GuideConfig, MachineConfig
@@ -267,7 +267,7 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
         raise UserError(f"library={config.library}: a YAML file of guidances is needed; there are some for {shipped}")
     entries = wishes.meant(said, wishes.read_library(path))
     if len(entries) > 1:
-        _print([f"words='{entry.sentence}'" for entry in entries])
+        show(*(f"words='{entry.sentence}'" for entry in entries))
         raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")
     (entry,) = entries
     return Compiled(wishes.parse(entry.want, known.spec.quantities), entry.sentence, made_from={"words": said})
@@ -276,16 +276,11 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
 COMPILERS = {"want": want, "goal": goal, "examples": examples, "reward": reward, "words": words}
 
 
-def _print(lines: list[str]) -> None:
-    with unread():
-        print("\n".join(lines), flush=True)
-
-
 def quantities(known: Known) -> dict:
     """Print a table of the quantities; return it."""
     wide = max(map(len, known.readings))
     rows = [f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}" for name, r in known.readings.items()]
-    _print([f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows])
+    show(f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows)
     return {
         name: {"r2": _rounded(r.r2), "low": _rounded(r.low), "high": _rounded(r.high), "unit": r.unit}
         for name, r in known.readings.items()
@@ -309,7 +304,7 @@ def describe(folder: Path, known: Known) -> dict:
         f"In the {len(rewards):,} moments that are remembered, its reward is {float(rewards.mean()):.2f} in the mean "
         f"and {float(rewards.max()):.2f} at most; all terms hold at {share:.1%} of them."
     )
-    _print([text])
+    show(text)
     _draw(folder / "guidance.png", guidance, spec, known, rewards)
     return {
         "guidance": str(folder),

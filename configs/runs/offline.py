@@ -47,5 +47,4 @@ class OfflineTraining(Training):
         )
         drawn = self.folder.path / "held_out.png"
         self.held_out.draw(drawn, learner.acting, self.folder.column(RECORDED[0]))
-        self._say_done()
         return result

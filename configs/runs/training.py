@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,8 @@ from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.loading import compiler_faults
-from configs.runs.parts import Parts
 from configs.runs.report import Report
 from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_last, resumption, write_summary
-from configs.runs.starting import begin_with
 from configs.runs.tracking import Callback, Trackers
 from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
@@ -51,7 +49,7 @@ class Training:
     """
 
     config: TrainConfig
-    parts: Parts
+    parts: building.Parts
     folder: RunFolder
     lock: int
     seconds: float = 0.0
@@ -62,7 +60,7 @@ class Training:
     fault: Exception | None = None
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
-    trackers: Trackers | None = None
+    trackers: Trackers = field(init=False)
     enough: bool = False
     shown: tuple[Rollout, Rollout, Agent] | None = None
     clock: dict[str, float] = field(default_factory=dict)
@@ -75,13 +73,6 @@ class Training:
         ConfigError, FolderError.
         """
         run = cls._resume(keys, given) if keys["resume"] else cls._new(keys, path)
-        config = run.config
-        try:
-            about = run.folder.path, leaves(asdict(config)), config.task.label
-            run.trackers = Trackers(config.track, *about, run.parts.trainer.env_steps)
-        except BaseException:
-            os.close(run.lock)
-            raise
         run.callback = callback
         return run
 
@@ -95,7 +86,7 @@ class Training:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = building.build(config)  # raises for invalid settings before anything is written
         if config.init:
-            begin_with(parts, config.init)
+            building.begin_with(parts, config.init)
         run = cls(config, parts, folder, folder.take())
         if unseen := [f"images.{name}" for name in parts.env.metadata["unperceived"]]:
             senses = ",".join([*config.senses, *unseen])
@@ -156,10 +147,15 @@ class Training:
         go_on = f"go on with: {going_on(self.folder.path, self.config.plugins)}"
         self.parts.trainer.episodes.report = self._tell
         try:
-            with compiler_faults(go_on), handled(self._ask), watched(say, go_on):
+            about = self.folder.path, leaves(asdict(self.config)), self.config.task.label
+            trackers = Trackers(self.config.track, *about, self.parts.trainer.env_steps)
+            with closing(trackers) as self.trackers, compiler_faults(go_on), handled(self._ask), watched(say, go_on):
                 try:
                     self._loop()
-                    return self._finish()
+                    result = self._finish()
+                    clock = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
+                    say(f"done: {self.folder.path} ({clock})")
+                    return result
                 except Stopped:
                     if self.saved != self.parts.trainer.env_steps:  # else it is on disk, without the last evaluation
                         self._save()
@@ -180,8 +176,6 @@ class Training:
             raise EnvironmentFault(f"{error}; {how}", error.action, error.observation, error.reward) from error
         finally:
             try:
-                if self.trackers:
-                    self.trackers.close()
                 self.parts.close()
                 if "episodes" in self.__dict__:
                     self.episodes.close()
@@ -267,8 +261,7 @@ class Training:
         if self.callback:
             said = self.callback(row | times)
             self.enough |= isinstance(said, bool | np.bool_) and bool(said)
-        if self.trackers:
-            self.trackers.scalars(row | times, trainer.env_steps)
+        self.trackers.scalars(row | times, trainer.env_steps)
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
@@ -321,10 +314,8 @@ class Training:
         )
         with self._timed("drawing"):
             leave(self.parts, self.folder, self.report, self._heed)
-        if self.trackers:
-            pictures = [path / name for name in ("curve.png", "plan.png")]
-            self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        self._say_done()
+        pictures = [path / name for name in ("curve.png", "plan.png")]
+        self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
         return result
 
     def _summarise(self, update_gflop: float, **found) -> dict:
@@ -348,10 +339,6 @@ class Training:
         }
         write_summary(path, result)
         return result
-
-    def _say_done(self) -> None:
-        clock = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
-        say(f"done: {self.folder.path} ({clock})")
 
 
 def _mean(values: Collection[float]) -> float | None:
