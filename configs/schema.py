@@ -20,9 +20,7 @@ from worldmodel.strict import check, check_ranges, ranged
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
 ON_FAULT = STOP, DROP = "stop", "drop_episode"
-RESUMABLE = (
-    *("steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"),
-)
+RESUMABLE = "steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"
 """The keys of a training run that may change when it is resumed."""
 
 
@@ -140,13 +138,12 @@ class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval.
 
     `video_episodes`: of EXTREMES, what the video is to show. `planner`: the planner settings to override; those that
-    are None keep the checkpoint's value. `drop_senses`:
-    senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
-    `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
-    to report. `fault`: what breaks in each episode. `calibrate`: episodes from which to make its alarms, so that
-    a share `false_alarms` of good ones raises one; else 0. `ladder`: act on them (`policies.ladder`),
-    with these `tools`. `on_task`: replaces the checkpoint's task, on the same arm. `data`: recordings to judge it by,
-    without episodes.
+    are None keep the checkpoint's value. `drop_senses`: senses that fail from control step `drop_at_step` of each
+    episode on. `instruction`: replaces the task's own. `paraphrases`: each episode words its task differently, in
+    paraphrases never used in training. `quantities`: those to report. `fault`: what breaks in each episode.
+    `calibrate`: episodes from which to make its alarms, so that a share `false_alarms` of good ones raises one; else 0.
+    `ladder`: act on them (`policies.ladder`), with these `tools`. `on_task`: replaces the checkpoint's task, on the
+    same arm. `data`: recordings to judge it by, without episodes.
     """
 
     checkpoint: str = ""
@@ -185,12 +182,11 @@ class EvaluateConfig(MachineConfig):
             raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,) if self.data else ())
+        filmed = f"video_episodes=[{','.join(self.video_episodes)}]"
         if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
-            raise UserError(
-                f"video_episodes=[{','.join(self.video_episodes)}]: some of {', '.join(EXTREMES)}, each once"
-            )
+            raise UserError(f"{filmed}: some of {', '.join(EXTREMES)}, each once")
         if self.video_episodes and not self.video:
-            raise UserError(f"video_episodes=[{','.join(self.video_episodes)}]: only with video=true")
+            raise UserError(f"{filmed}: only with video=true")
         if self.drop_at_step and not self.drop_senses:
             raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
         if self.instruction:

@@ -81,12 +81,6 @@ def child_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def program(*arguments, **keys):
-    """Run a command in a process of its own."""
-    words = [sys.executable, "-P", "-m", "configs.commands", *arguments]
-    return subprocess.run(words, text=True, check=False, timeout=900, **({"capture_output": True} | keys))
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_help_is_fast_imports_nothing_heavy_and_names_every_key(name):
     before = child_seconds()

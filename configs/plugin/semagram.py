@@ -49,22 +49,8 @@ from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
 from worldmodel.strict import build
 
-__all__ = [
-    "Agent",
-    "LossInputs",
-    "Noise",
-    "Plan",
-    "Replay",
-    "evaluate",
-    "film",
-    "fit",
-    "guide",
-    "load",
-    "make_env",
-    "mppi",
-    "register",
-]
-__all__ += ["rollout", "sample_starts", "sample_windows", "train", "window_at"]
+__all__ = ["Agent", "LossInputs", "Noise", "Plan", "Replay", "evaluate", "film", "fit", "guide", "load", "make_env"]
+__all__ += ["mppi", "register", "rollout", "sample_starts", "sample_windows", "train", "window_at"]
 
 
 def train(
@@ -91,11 +77,9 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
     """
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
-    from configs.train import composed_or_refused
 
-    found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
-    register_all(found["plugins"])
-    return Evaluation.begin(build(EvaluateConfig, found)).run(Path(folder))
+    config = _config("evaluate", EvaluateConfig, keys | {"checkpoint": str(checkpoint)})
+    return Evaluation.begin(config).run(Path(folder))
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
@@ -105,12 +89,18 @@ def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
     """
     from configs.runs.guiding import guide as compiled
     from configs.schema import GuideConfig
-    from configs.train import composed_or_refused
-    from worldmodel.strict import build
 
-    found = composed_or_refused("guide", _words(keys | {"checkpoint": str(checkpoint), "out": str(folder)}))
+    keys |= {"checkpoint": str(checkpoint), "out": str(folder)}
+    return compiled(_config("guide", GuideConfig, keys), Path(folder))
+
+
+def _config[T](command: str, cls: type[T], keys: Mapping[str, Any]) -> T:
+    """Return the config of a command with these keys, its plugins imported."""
+    from configs.train import composed_or_refused
+
+    found = composed_or_refused(command, _words(keys))
     register_all(found["plugins"])
-    return compiled(build(GuideConfig, found), Path(folder))
+    return build(cls, found)
 
 
 class Agent:

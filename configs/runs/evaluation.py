@@ -262,13 +262,9 @@ class Evaluation:
         with closing(episodes), ExitStack() as stack:
             self._check_spaces(episodes.env)
             self.report.check(episodes.env.metadata[QUANTITIES])
-            if config.drop_at_step >= episodes.limit:
-                least = f"below {episodes.limit}, an episode's control steps"
-                raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
-            if config.fault.at_step >= episodes.limit:
-                raise ConfigError(
-                    f"fault.at_step={config.fault.at_step}: below {episodes.limit}, an episode's control steps"
-                )
+            for key, step in (("drop_at_step", config.drop_at_step), ("fault.at_step", config.fault.at_step)):
+                if step >= episodes.limit:
+                    raise ConfigError(f"{key}={step}: below {episodes.limit}, an episode's control steps")
             about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
             stack.enter_context(traced(agent, folder / TRACE if config.trace else None, about))
             with progress_bar(episodes.steps, desc="with the planner") as bar:
