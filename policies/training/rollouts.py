@@ -106,8 +106,8 @@ def joined(played: Sequence[Rollout]) -> Rollout:
         parts = [getattr(batch, name) for batch in played]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
-    tasks, told = (tuple(each for batch in played for each in getattr(batch, name)) for name in ("tasks", "quantities"))
-    return Rollout(whole("returns"), whole("lengths"), whole("successes"), tasks, told, whole("held"))
+    tasks, found = (tuple(each for batch in played for each in getattr(batch, name)) for name in ("tasks", "quantities"))
+    return Rollout(whole("returns"), whole("lengths"), whole("successes"), tasks, found, whole("held"))
 
 
 def outcome(planned: Rollout, alone: Rollout) -> dict:
