@@ -239,37 +239,30 @@ class BenchConfig(TrainConfig):
             raise UserError("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan")}
-"""The verbs of semagram-tokens, each with those of `dataset`, `plan` and `out` that are its own."""
+TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("plan",)}
+"""The verbs of semagram-tokens, each with those of `dataset`, `plan`, `out` that are its own, the needed one first."""
 
 
 @dataclass(frozen=True)
 class TokensConfig(CodecChoices):
-    """The keys of semagram-tokens; `verb` is the subcommand.
-
-    `seconds`: a chunk's length, at the dataset's rate. `held_out`: the fraction of episodes not fitted to, chosen by
-    `seed`.
-    """
+    """The keys of semagram-tokens; `verb` is the subcommand. `seconds`: a chunk's length, at the dataset's rate."""
 
     verb: str = ""
     dataset: str = ""
     plan: str = ""
     out: str = ""
     seconds: float = ranged(1.0, above=0)
-    held_out: float = ranged(0.3, low=0.05, high=0.9)
-    seed: int = ranged(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
+        """Raise ValueError for a value out of range, a missing dataset or plan, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         for name in ("dataset", "plan", "out"):
             if (value := getattr(self, name)) and name not in TOKEN_VERBS[self.verb]:
                 raise UserError(f"{name}={value}: not of {self.verb}, which has {', '.join(TOKEN_VERBS[self.verb])}")
-        if not self.dataset and not self.plan:
-            raise UserError("dataset=: a LeRobotDataset's folder; `semagram-record dataset=runs/arm` makes one")
-        if self.dataset and self.plan:
-            raise UserError("dataset=, plan=: one of them")
+        if not getattr(self, needed := TOKEN_VERBS[self.verb][0]):
+            how = "a LeRobotDataset's folder, as of semagram-record" if needed == "dataset" else "a file of tokens"
+            raise UserError(f"{needed}=: {how}")
         CodecChoices.__post_init__(self)
 
 

@@ -106,8 +106,9 @@ def joined(played: Sequence[Rollout]) -> Rollout:
         parts = [getattr(batch, name) for batch in played]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
-    tasks, found = (tuple(each for batch in played for each in getattr(batch, name)) for name in ("tasks", "quantities"))
-    return Rollout(whole("returns"), whole("lengths"), whole("successes"), tasks, found, whole("held"))
+    tasks = tuple(name for batch in played for name in batch.tasks)
+    quantities = tuple(each for batch in played for each in batch.quantities)
+    return Rollout(whole("returns"), whole("lengths"), whole("successes"), tasks, quantities, whole("held"))
 
 
 def outcome(planned: Rollout, alone: Rollout) -> dict:
