@@ -201,10 +201,8 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
     bad = (memory.quantities[:, 0] < 0.5).nonzero()[:20, 0]
     lines = [f"{i // 60}, {i % 60}, {kind}" for kind, rows in (("good", good), ("bad", bad)) for i in rows.tolist()]
     (tmp_path / "a.csv").write_text("\n".join(["episode, step, label", *lines]))
-    (tmp_path / "a.yaml").write_text("\n".join(f"- [{line}]" for line in lines))
-    for name in ("a.csv", "a.yaml"):
-        read = compiling.read_examples(str(tmp_path / name), memory)
-        assert torch.equal(read[0], good) and torch.equal(read[1], bad)
+    read = compiling.read_examples(str(tmp_path / "a.csv"), memory)
+    assert torch.equal(read[0], good) and torch.equal(read[1], bad)
     (term,) = compiling.alike(memory.quantities[good], memory.probes(), memory)
     assert term.quantity in ("place", "twice")
     guidance = Guidance((term,), memory.probes().chosen([term.quantity]))

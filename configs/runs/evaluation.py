@@ -160,9 +160,11 @@ class Evaluation:
     def _costs(self, agent: Agent) -> dict:
         """Return time and arithmetic of the training and of a decision; `agent`: the one that planned the episodes."""
         spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
-        pace = None
+        timed: dict[str, float | None] = dict.fromkeys(("decisions_per_second", "plan_ms_p50", "plan_ms_p99"))
         if self.config.timing:
             pace = measure(self.loaded.task, self.senses, self.agent(True, self.machine.compiled))
+            found = 1000 / pace.mean(), *np.percentile(pace, (50, 99))
+            timed = {name: round(float(each), 3) for name, each in zip(timed, found, strict=True)}
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
         update = recorded(path.parent.parent / "summary.json", "update_gflop")
@@ -173,9 +175,7 @@ class Evaluation:
             "gflop_per_control_step": None if update is None else round(update + plan / agent.steps_per_decision, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
-            "decisions_per_second": pace and round(pace.per_second, 1),
-            "plan_ms_p50": pace and round(pace.percentile(50), 3),
-            "plan_ms_p99": pace and round(pace.percentile(99), 3),
+            **timed,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 

@@ -5,7 +5,7 @@ Each compiles into terms over named quantities, or into a linear head, from what
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.guidance.storage import Reading
-from policies.guidance.wishes import READABLE, read_yaml
+from policies.guidance.wishes import READABLE
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.guidance import Head, Probes
@@ -166,7 +166,7 @@ def _terms(names: Sequence[str], middle: Float[Tensor, " T"], half: Float[Tensor
 def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int[Tensor, " B"]]:
     """Return the rows of the memory that are good and those that are bad.
 
-    `examples`: a CSV or YAML file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
+    `examples`: a CSV file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
     0. Raises UserError.
     """
     key = f"examples={examples}"
@@ -176,7 +176,11 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
         success = memory.quantities[:, memory.names.index("success")]
         return (success > 0.5).nonzero()[:, 0], (success <= 0.5).nonzero()[:, 0]
     rows: dict[str, list[int]] = {"good": [], "bad": []}
-    for at, line in enumerate(_lines(Path(examples)), 1):
+    try:
+        lines = [line for line in Path(examples).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: not readable ({error})") from error
+    for at, line in enumerate(lines, 1):
         found = LINE.fullmatch(line.strip().lower())
         try:
             if found:
@@ -187,17 +191,6 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
             raise UserError(f"{key}: line {at}: {error}") from error
     good, bad = (torch.tensor(rows[kind], dtype=torch.long) for kind in ("good", "bad"))
     return good, bad
-
-
-def _lines(path: Path) -> Iterable[str]:
-    if path.suffix in (".yaml", ".yml"):
-        listed = read_yaml(path, "examples")
-        listed = listed if isinstance(listed, list) else [listed]
-        return [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in listed]
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"examples={path}: not readable ({error})") from error
 
 
 def alike(values: Float[Tensor, "G Q"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
