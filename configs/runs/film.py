@@ -164,6 +164,7 @@ def _writer(path: Path, fps: float):
     palette = "split[a][b];[a]palettegen=max_colors=128[p];[b][p]paletteuse=dither=none"
     form = ["-filter_complex", f"fps={min(fps, GIF_FPS)},{palette}", "-loop", "0", "-f", "gif"]
     look: dict = {"codec": "gif", "quality": None, "pixelformat": "rgb8", "macro_block_size": 1}
+    look["ffmpeg_log_level"] = "error"  # it warns of colours that are alike
     return imageio.get_writer(path, fps=fps, output_params=form, **look)
 
 
