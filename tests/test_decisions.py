@@ -212,7 +212,7 @@ class Graph(Fields):
 def test_the_json_has_what_both_front_ends_read(joined_model, toys):
     explaining = explainer(joined_model)
     found = explaining.explain(toys.observed({STATE_KEY: torch.randn(1, 3)}), torch.zeros(2), torch.rand(3, 6))
-    graph = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt", {})))
+    graph = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt")))
     Graph.model_validate(graph, strict=True)
     prompt, ids = graph["metadata"]["prompt_tokens"], [node["node_id"] for node in graph["nodes"]]
     assert len(set(ids)) == len(ids) == int(found.kept.sum())

@@ -154,7 +154,6 @@ class Explainer:
         reached: Float[Tensor, " A"],
         tokens: Float[Tensor, "H P"],
         followed: Float[Tensor, "H D"] | None = None,
-        seed: int = 0,
     ) -> Explained:
         """Explain a plan made from one observation, whose first curve begins at `reached`.
 
@@ -173,7 +172,7 @@ class Explainer:
         errors = torch.tensor([node.kind == "error" for node in nodes])
         lines = lines | (kept[:, None] & errors & (weight != 0))  # what is not explained is never left out
         kept = kept & (lines.any(0) | lines.any(1))
-        clamps = self._clamps(path, tokens, found, seed)
+        clamps = self._clamps(path, tokens, found)
         return Explained(path, tokens, found, nodes, weight, ends, kept, lines, *clamps)
 
     def _surprise(self, path: Followed, tokens: Tensor, followed: Float[Tensor, "H D"]) -> Float[Tensor, "H S"]:
@@ -270,10 +269,10 @@ class Explainer:
             for h in range(len(states))
         ]
 
-    def _clamps(self, path: Followed, tokens: Tensor, found: Effects, seed: int):
+    def _clamps(self, path: Followed, tokens: Tensor, found: Effects):
         """Hold groups at their means, and compare what is lost with what the effects predict."""
         steps, count = found.of_group.shape
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(0)
         every = [((h, g),) for h in range(steps) for g in range(count)]
         order = found.of_group.flatten().abs().argsort(descending=True).tolist()
         mixed = torch.randperm(len(every), generator=draw).tolist()
