@@ -32,7 +32,7 @@ PRIORITY = 0.6
 """Half of the batches' moments are drawn with a probability of rank^-PRIORITY, ranked by the guidance's reward."""
 ANEW = 0.1
 """Share of the rollouts which go on from earlier ones that begins at a remembered moment again."""
-TOLD = 25
+REPORTED = 25
 """Updates between two calls of `tick`."""
 
 
@@ -91,7 +91,7 @@ def fit(
                 mean.lerp_(net, max(1 / (update + 1), 1 / AVERAGED))
             scale.lerp_(width(returns.detach().flatten()).clamp(min=1.0), max(1 / (update + 1), 0.05))
             going = states[-1, : BATCH // 2].detach()
-        if (update + 1) % TOLD == 0 or update + 1 == updates:
+        if (update + 1) % REPORTED == 0 or update + 1 == updates:
             tick(update + 1)
     for mean, net in zip(means, newest, strict=True):
         net.copy_(mean)

@@ -190,8 +190,8 @@ def _remember(parts: Parts, spec: AgentSpec, own: AgentSpec, path: Path) -> str:
     except ReplayMismatch as error:
         return str(error)
     if task.guidance:  # a row's reward is for what the next one shows
-        told = judge.reward(replay.quantities.roll(-1, 1))
-        replay.reward.mul_(judge.own).add_(task.repeat * told)
+        asked = judge.reward(replay.quantities.roll(-1, 1))
+        replay.reward.mul_(judge.own).add_(task.repeat * asked)
     return ""
 
 

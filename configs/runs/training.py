@@ -118,7 +118,7 @@ class Training:
 
     @property
     def report(self) -> Report:
-        """What evaluations and films tell of named quantities."""
+        """What evaluations and films report of named quantities."""
         return Report(self.config.task.guidance)
 
     @contextmanager
@@ -183,7 +183,7 @@ class Training:
                 os.close(self.lock)
 
     def _tell(self, fault: Exception) -> None:
-        """Count a fault of an environment that learns, and tell it unless it ends the run."""
+        """Count a fault of an environment that learns, and report it unless it ends the run."""
         self.faults, self.fault = self.faults + 1, fault
         if self.config.on_fault == DROP:
             say(f"{fault}; the episode ends there")
@@ -319,7 +319,7 @@ class Training:
         return result
 
     def _summarise(self, update_gflop: float, **found) -> dict:
-        """Write the summary, which is returned: what was `found`, and what every run tells of itself."""
+        """Write the summary, which is returned: what was `found`, and what every run reports of itself."""
         config, trainer, path = self.config, self.parts.trainer, self.folder.path
         result = {
             "task": config.task.label,

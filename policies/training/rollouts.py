@@ -93,10 +93,10 @@ def rollout(
             tick()
 
     play(episodes, agent, limit, note, once=True, act=partial(watch.act, agent) if watch else None)
-    told = tuple(map(np.stack, kept)) if named else ()
+    quantities = tuple(map(np.stack, kept)) if named else ()
     if not episodes.judged:
-        return Rollout(returns, lengths, None, tasks, told)
-    return Rollout(returns, lengths, successes, tasks, told, held >= np.minimum(last, lengths))
+        return Rollout(returns, lengths, None, tasks, quantities)
+    return Rollout(returns, lengths, successes, tasks, quantities, held >= np.minimum(last, lengths))
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:
