@@ -162,17 +162,13 @@ class _Imagining:
                 end = self.model.ends(tokens[-1])
                 states.append(following)
                 kept.append(continues)
-        visited, gone = torch.stack(states), self.discount_of_token * torch.stack(kept).detach()
-        reward = self.model.config.token.steps(self.discount) * self.guidance.reward(visited)
+        token = self.model.config.token
+        visited, gone = torch.stack(states), token.discount(self.discount) * torch.stack(kept).detach()
+        reward = token.steps(self.discount) * self.guidance.reward(visited)
         returns = [twohot_mean(self.target(states[-1], tokens[-1])).amin(0)]
         for t in reversed(range(HORIZON)):
             returns.append(reward[t] + gone[t] * returns[-1])
         return visited, torch.stack(tokens), torch.stack(densities), torch.stack(returns[::-1])
-
-    @property
-    def discount_of_token(self) -> float:
-        """The discount over one token."""
-        return self.model.config.token.discount(self.discount)
 
     def _step(self, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.transition_features(z, w)

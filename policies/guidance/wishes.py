@@ -199,12 +199,8 @@ def check(terms: Sequence[Term], readings: Mapping[str, Reading], beyond: bool) 
 
 def written(terms: Iterable[Term]) -> str:
     """Return terms as a wish, from which `parse` makes the same terms."""
-    return ", ".join(_sides(term, "<=") for term in terms)
-
-
-def _sides(term: Term, sign: str) -> str:
-    low, high = f"{term.low!r} {sign} ", f" {sign} {term.high!r}"
-    return f"{low * math.isfinite(term.low)}{term.quantity}{high * math.isfinite(term.high)}"
+    each = ((term, f"{term.low!r} <= ", f" <= {term.high!r}") for term in terms)
+    return ", ".join(f"{a * math.isfinite(t.low)}{t.quantity}{b * math.isfinite(t.high)}" for t, a, b in each)
 
 
 def sentence(terms: Sequence[Term], units: Mapping[str, str]) -> str:
