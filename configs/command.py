@@ -52,14 +52,16 @@ class Command:
         try:
             if {"-h", "--help"} & set(words):
                 from configs.arguments import page
+                from configs.reporting import show
 
-                _print(page(self.name))
+                show(page(self.name))
             elif "--version" in words:
                 from importlib.metadata import version
 
+                from configs.reporting import show
                 from policies.storage.folders import commit
 
-                _print(f"semagram {version('semagram')}, code {commit()}")
+                show(f"semagram {version('semagram')}, code {commit()}")
             else:
                 self._compose(words)
         except KeyboardInterrupt as stop:
@@ -241,13 +243,6 @@ def _prune() -> None:
         if not path.exists() or any(path.iterdir()):
             return
         path.rmdir()
-
-
-def _print(text: str) -> None:
-    from configs.reporting import unread
-
-    with unread():
-        print(text, flush=True)
 
 
 def _hiding(error: ImportError) -> str:

@@ -1,6 +1,7 @@
 """The commands: for each, the function that does its work and the dataclass of its keys, imported once needed.
 
-`python -m configs.commands train steps=1000` is `semagram-train steps=1000`.
+What each is for stands in configs/<name>.yaml. `python -m configs.commands train steps=1000` is `semagram-train
+steps=1000`.
 """
 
 import signal
@@ -43,40 +44,27 @@ def _one_mark(words: list[str]) -> list[str]:
 
 
 def _exit_code(result: dict) -> int:
+    """Return 1 after a fault of the arm, 128 + its number after a signal."""
     ended = result["ended"]
     return {"done": 0, "fault": 1}[ended] if ended in ("done", "fault") else 128 + signal.Signals[ended]
 
 
+def _failed(result: dict) -> int:
+    return int(bool(result.get("failed")))
+
+
 train = Command("train", "configs.train:command")
-"""semagram-train: train a world model. Leaves a run folder with a plot, a video and checkpoints."""
 evaluate = Command("evaluate", "configs.runs.evaluation:evaluate", "configs.schema:EvaluateConfig", words=_task_by_name)
-"""semagram-eval: evaluate a checkpoint with its planner and without, and measure what a decision costs."""
-bench = Command(
-    "bench",
-    "configs.bench:bench",
-    "configs.schema:BenchConfig",
-    lambda result: int(bool(result.get("failed"))),
-    _checkpoints,
-)
-"""semagram-bench: a sweep of semagram-train over the tasks and seeds of a suite, and its report."""
-tokens = Command("tokens", "configs.codec.codecs:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
-"""semagram-tokens: fit a codec to a dataset, and draw what its ids mean. The first argument is the verb."""
+bench = Command("bench", "configs.bench:bench", "configs.schema:BenchConfig", _failed, _checkpoints)
+tokens = Command("tokens", "configs.codec:tokens", "configs.schema:TokensConfig", words=_verb_as_key)
 guide = Command("guide", "configs.runs.guiding:guide", "configs.schema:GuideConfig", words=_as_said)
-"""semagram-guide: compile what a person says into a guidance, which a trained agent follows."""
 why = Command("why", "configs.runs.explaining:why", "configs.schema:WhyConfig")
-"""semagram-why: a decision of an agent as a page, with its graph as JSON."""
 record = Command("record", "configs.arm.recording:record", "robot.settings:RecordConfig")
-"""semagram-record: record episodes of an arm as a LeRobotDataset; a finished one is safe on disk."""
 data = Command("data", "configs.arm.dataset:data", "robot.settings:DataConfig", words=_one_mark)
-"""semagram-data: check a LeRobotDataset, mark its episodes, or repair what a killed recording left."""
 run = Command("run", "configs.arm.running:run", "robot.settings:RunConfig", _exit_code, _task_by_name)
-"""semagram-run: run a checkpoint on an arm; exit with 1 after a fault, with 128 + its number after a signal."""
 play = Command("play", "configs.arm.playing:play", "robot.settings:PlayConfig")
-"""semagram-play: play a plan of tokens on an arm, simulated or real."""
 serve = Command("serve", "configs.arm.planning:serve", "robot.settings:ServeConfig")
-"""semagram-serve: plan on this machine for a robot that another machine drives, until stopped by a signal."""
 twin = Command("twin", "configs.arm.twin_process:serve", "sim.twin.twin:TwinConfig")
-"""semagram-twin: a simulated SO-101 on a serial port of its own, for LeRobot's real driver."""
 
 if __name__ == "__main__":
     known = (train, evaluate, bench, tokens, guide, why, record, data, run, play, serve, twin)

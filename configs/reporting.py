@@ -54,6 +54,12 @@ def tell(result: dict) -> None:
         refuse(f"stdout: {error.strerror}", FAILED)
 
 
+def show(*lines: str) -> None:
+    """Print lines for a person on stdout."""
+    with unread():
+        print("\n".join(lines), flush=True)
+
+
 def fail(error: Exception) -> NoReturn:
     """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set.
 

@@ -20,9 +20,7 @@ from worldmodel.strict import check, check_ranges, ranged
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
 ON_FAULT = STOP, DROP = "stop", "drop_episode"
-RESUMABLE = (
-    *("steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"),
-)
+RESUMABLE = "steps", "threads", "video", "compile", "on_fault", "evaluation", "checkpoint", "device", "plugins", "track"
 """The keys of a training run that may change when it is resumed."""
 
 
@@ -140,13 +138,12 @@ class EvaluateConfig(MachineConfig):
     """The keys of semagram-eval.
 
     `video_episodes`: of EXTREMES, what the video is to show. `planner`: the planner settings to override; those that
-    are None keep the checkpoint's value. `drop_senses`:
-    senses that fail from control step `drop_at_step` of each episode on. `instruction`: replaces the task's own.
-    `paraphrases`: each episode words its task differently, in paraphrases never used in training. `quantities`: those
-    to report. `fault`: what breaks in each episode. `calibrate`: episodes from which to make its alarms, so that
-    a share `false_alarms` of good ones raises one; else 0. `ladder`: act on them (`policies.ladder`),
-    with these `tools`. `on_task`: replaces the checkpoint's task, on the same arm. `data`: recordings to judge it by,
-    without episodes.
+    are None keep the checkpoint's value. `drop_senses`: senses that fail from control step `drop_at_step` of each
+    episode on. `instruction`: replaces the task's own. `paraphrases`: each episode words its task differently, in
+    paraphrases never used in training. `quantities`: those to report. `fault`: what breaks in each episode.
+    `calibrate`: episodes from which to make its alarms, so that a share `false_alarms` of good ones raises one; else 0.
+    `ladder`: act on them (`policies.ladder`), with these `tools`. `on_task`: replaces the checkpoint's task, on the
+    same arm. `data`: recordings to judge it by, without episodes.
     """
 
     checkpoint: str = ""
@@ -185,12 +182,11 @@ class EvaluateConfig(MachineConfig):
             raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,) if self.data else ())
+        filmed = f"video_episodes=[{','.join(self.video_episodes)}]"
         if len(set(self.video_episodes) & set(EXTREMES)) < len(self.video_episodes):
-            raise UserError(
-                f"video_episodes=[{','.join(self.video_episodes)}]: some of {', '.join(EXTREMES)}, each once"
-            )
+            raise UserError(f"{filmed}: some of {', '.join(EXTREMES)}, each once")
         if self.video_episodes and not self.video:
-            raise UserError(f"video_episodes=[{','.join(self.video_episodes)}]: only with video=true")
+            raise UserError(f"{filmed}: only with video=true")
         if self.drop_at_step and not self.drop_senses:
             raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
         if self.instruction:
@@ -243,40 +239,30 @@ class BenchConfig(TrainConfig):
             raise UserError("readme=: only with table=, the results that go into it")
 
 
-TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("dataset", "plan"), "demo": ("out",)}
-"""The verbs of semagram-tokens, each with those of `dataset`, `plan` and `out` that are its own."""
+TOKEN_VERBS = {"fit": ("dataset", "out"), "draw": ("plan",)}
+"""The verbs of semagram-tokens, each with those of `dataset`, `plan`, `out` that are its own, the needed one first."""
 
 
 @dataclass(frozen=True)
 class TokensConfig(CodecChoices):
-    """The keys of semagram-tokens; `verb` is the subcommand.
-
-    `seconds`: a chunk's length, at the dataset's rate. `held_out`: the fraction of episodes not fitted to, chosen by
-    `seed`. `episodes`: how many demonstrations `demo` makes.
-    """
+    """The keys of semagram-tokens; `verb` is the subcommand. `seconds`: a chunk's length, at the dataset's rate."""
 
     verb: str = ""
     dataset: str = ""
     plan: str = ""
     out: str = ""
     seconds: float = ranged(1.0, above=0)
-    held_out: float = ranged(0.3, low=0.05, high=0.9)
-    episodes: int = ranged(80, low=1)
-    seed: int = ranged(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, a missing dataset or folder, or a key the verb does not use."""
+        """Raise ValueError for a value out of range, a missing dataset or plan, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         for name in ("dataset", "plan", "out"):
             if (value := getattr(self, name)) and name not in TOKEN_VERBS[self.verb]:
                 raise UserError(f"{name}={value}: not of {self.verb}, which has {', '.join(TOKEN_VERBS[self.verb])}")
-        if self.verb == "demo" and not self.out:
-            raise UserError("out=: a new folder for the demonstrations, e.g. out=runs/arm")
-        if self.verb != "demo" and not self.dataset and not self.plan:
-            raise UserError("dataset=: a LeRobotDataset's folder; `semagram-tokens demo out=runs/arm` makes one")
-        if self.dataset and self.plan:
-            raise UserError("dataset=, plan=: one of them")
+        if not getattr(self, needed := TOKEN_VERBS[self.verb][0]):
+            how = "a LeRobotDataset's folder, as of semagram-record" if needed == "dataset" else "a file of tokens"
+            raise UserError(f"{needed}=: {how}")
         CodecChoices.__post_init__(self)
 
 

@@ -22,10 +22,9 @@ from worldmodel.guidance import Guidance, Guided
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
 from worldmodel.observation import FrameHistory, Observation
-from worldmodel.planner import Planner
+from worldmodel.planner import Planner, TDCheck
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
-from worldmodel.td_check import TDCheck
 
 
 @dataclass
@@ -49,8 +48,8 @@ class Decision:
     tokens (T, B, P): the plans; T = 1 for the policy alone. actions (B, N, A): their first N actions (while exploring,
     those of the noisy elites instead). until (B,): for how many control steps the actions are followed, at most N.
     by_policy (B,): where the policy decided: without a planner everywhere, with one where the policy stands in for
-    plans that did not pay off (`worldmodel.td_check`). There only the first token of the plan is meaningful. Where no
-    decision was due, `tokens` and `by_policy` are those of a plan that is not followed.
+    plans that did not pay off (`worldmodel.planner.TDCheck`). There only the first token of the plan is meaningful.
+    Where no decision was due, `tokens` and `by_policy` are those of a plan that is not followed.
     """
 
     tokens: Float[Tensor, "T B P"]
@@ -87,7 +86,7 @@ class Agent:
 
         With `explore` ("white", "pink" or "mixed"), execute instead an elite sampled by its weight, plus noise of that
         colour scaled by the plan's own standard deviation. Without it, the policy takes over for a while where plans
-        did not deliver the return they promised (`worldmodel.td_check`).
+        did not deliver the return they promised (`worldmodel.planner.TDCheck`).
 
         `every`: control steps between decisions; 0: the length of a token. If shorter, the rest of the token is
         dropped; if longer, the plan's next tokens follow open loop (the policy alone yields one token). `sentences`

@@ -146,8 +146,7 @@ class Wish:
 class CodecChoices:
     """The settings of a codec that do not depend on the control rate: keys explained in configs/tokens.yaml.
 
-    A chunk becomes `ids` ids of `bits` bits each. A `relative` curve begins where the arm is, so that consecutive
-    chunks join; otherwise the ids encode the start too, and can be decoded on their own.
+    A chunk becomes `ids` ids of `bits` bits each. Its curve begins where the arm is, so that consecutive chunks join.
     """
 
     ids: int = ranged(8, low=1, high=256)
@@ -155,7 +154,6 @@ class CodecChoices:
     control_points: int = ranged(0, low=0, high=1000)
     degree: int = ranged(3, low=1, high=5)
     margin: float = ranged(1.3, low=1)
-    relative: bool = True
     events: bool = True
 
     def __post_init__(self):

@@ -48,6 +48,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """All environments of a training run are in this process."""
+    from envs.make import make_vector
+
+    monkeypatch.setattr("configs.runs.parts.make_vector", functools.partial(make_vector, processes=False))
+
+
 @pytest.fixture(autouse=True)
 def loggers():
     """Undoes what Hydra does where a command runs in this process: it disables all loggers, and all but errors."""

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from configs.command import composed
+from configs.runs.parts import build
+from configs.schema import TrainConfig
 from policies.agent import Agent, Totals
 from policies.noise import COLOURS, Noise
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
 from policies.training.rollouts import rollout
+from worldmodel import strict
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.registry import BUILT_IN
@@ -309,3 +313,17 @@ def test_mixed_is_pink_in_one_episode_of_an_environment_and_white_in_the_next(ge
     assert lasts == [[1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
     alone = Noise("mixed", generator)
     assert sum(float((alone.draw(1, 500) * alone.draw(1, 500)).mean()) for _ in range(15)) > 0.3 * 15
+
+
+def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, here):
+    keys = composed("train", [*toys.tiny_keys, "planner.anchor=2", "planner.deadline_ms=9"])
+    parts = build(strict.build(TrainConfig, keys))
+    exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
+    search = [agent.planner.config for agent in (exploring, judged)]
+    assert [config.anchor for config in search] == [0, 2]
+    assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
+    assert (exploring.noise is not None, judged.noise is not None) == (True, False)
+    assert exploring.model is exploring.planner.model is parts.trainer.learner.model
+    assert judged.model is judged.planner.model is parts.trainer.learner.acting
+    assert parts.evaluator(False, 0).planner is None
+    parts.close()

@@ -1,9 +1,10 @@
 """The codec's laws: ordered, total, bounded, continuous across chunks; and those of its cells, bits, events and curves.
 
-That a saved codec is whole, and the same, is in test_folders.py.
+And of its command, semagram-tokens. That a saved codec is whole, and the same, is in test_folders.py.
 """
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from safetensors.numpy import save as arrays_as_bytes
 
+from configs import codec as command
+from configs.commands import tokens as main
 from policies.codec import Codec, CodecConfig
 from policies.codec.events import all_ramps, changes, fit_events
 from policies.codec.fitting import windows_of
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
+from policies.glyphs.ink import draw
 from policies.storage.folders import FolderError, write_folder
+from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, to_plain
+from robot.datasets import Recording
 
 LENGTH, CHANNELS, GRIP = 20, 3, 2
 CONFIG = CodecConfig(length=LENGTH, ids=6, bits=8)
@@ -61,7 +67,6 @@ def strings(count=CONFIG.ids, vocabulary=2**CONFIG.bits):
     [
         ({"length": 20, "ids": 6}, 1, [0.590696, 0.137892, 0.022925, 0.011148]),
         ({"length": 40, "ids": 8}, 2, [0.818772, 0.250775, 0.046167, 0.01816]),
-        ({"length": 20, "ids": 8, "relative": False}, 2, [0.632486, 0.230284, 0.026406, 0.008521]),
     ],
 )
 def test_what_was_measured_once_is_measured_again(keys, slots, errors):
@@ -69,7 +74,6 @@ def test_what_was_measured_once_is_measured_again(keys, slots, errors):
     codec = Codec.fit(movements(0, 12), CodecConfig(**{"bits": 8} | keys))
     windows = windows_of(movements(1, 10), codec.config.length + 1, 7)
     start, chunks = windows[:, 0], windows[:, 1:]
-    start = start if codec.config.relative else None
     ids = codec.encode(chunks, start)
     assert (codec.switching, codec.events.slots, codec.events.durations) == ((GRIP,), slots, (1, 2, 3))
     found = [codec.decode(ids[:, :n], start) for n in (0, 1, codec.config.ids // 2, codec.config.ids)]
@@ -145,18 +149,21 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
 
 
-@pytest.mark.parametrize("damage", ["kind", "settings", "arrays"])
+@pytest.mark.parametrize("damage", ["none", "kind", "settings", "arrays", "without start"])
 def test_what_is_no_codec_is_refused_in_one_line(codec, tmp_path, damage):
-    """Each file is whole by itself, and so is the manifest."""
+    """Each file is whole by itself, and so is the manifest; one of when `relative` was a setting is read."""
     codec.save(tmp_path / "codec")
     about = json.loads((tmp_path / "codec" / "config.json").read_text())
     arrays = load_file(tmp_path / "codec" / "codec.safetensors")
-    about["codec"] |= {"ids": 6.0} if damage == "settings" else {}
+    about["codec"] |= {"ids": 6.0} if damage == "settings" else {"relative": damage != "without start"}
     about["type"] = "semagram" if damage == "kind" else about["type"]
     if damage == "arrays":
         del arrays["scaling.middle"]
     files = {"config.json": json.dumps(about).encode(), "codec.safetensors": arrays_as_bytes(arrays)}
     write_folder(tmp_path / "x", files, {})
+    if damage == "none":
+        assert Codec.load(tmp_path / "x").config == codec.config
+        return
     with pytest.raises(FolderError, match="x") as caught:
         Codec.load(tmp_path / "x")
     assert "\n" not in str(caught.value)
@@ -172,7 +179,7 @@ def test_bad_input_is_refused_in_one_line(codec, held_out):
         (lambda: codec.encode(chunk, start[:2]), "start"),
         (lambda: codec.encode(broken, start), "chunk"),
         (lambda: codec.encode(chunk, broken[3]), "start"),
-        (lambda: codec.decode(ids), "start"),
+        (lambda: codec.decode(ids, start[:2]), "start"),
         (lambda: codec.decode(np.append(ids, 0), start), "ids"),
         (lambda: codec.decode(np.full_like(ids, 256), start), "ids"),
         (lambda: codec.decode(ids + 0.5, start), "ids"),
@@ -232,3 +239,64 @@ def test_a_gripper_that_opens_and_closes_is_two_events_in_their_order():
     found = fit_events(change, np.array([-1.0]), np.array([-1.0, 1.0]), 4, all_ramps(30, (1.0, 2.0, 4.0)))
     assert changes(found, np.array([-1.0]), 30) == pytest.approx(change, abs=1e-9)
     assert found[0, :2] == pytest.approx(event[0]) and (found[0, 2:, 0] == 30).all()
+
+
+# semagram-tokens: each verb ends with one JSON line, a mistake with one line.
+
+
+@pytest.fixture
+def tokens(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder on episodes that need no LeRobot to be read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        command.datasets, "read", lambda folder: Recording(movements(0, 12), ("shoulder", "elbow", "hand"), 25.0)
+    )
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["semagram-tokens", *words])
+        main()
+        out, _ = capsys.readouterr()
+        assert len(out.splitlines()) == 1
+        return json.loads(out)
+
+    return run
+
+
+def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens):
+    result = tokens("fit", "dataset=arm", "ids=6", "seconds=0.8", "out=codec")
+    codec = Codec.load(result["codec"])
+    assert codec.config.length == 20 and result["string_bits"] == 72 and result["switching"] == ["hand"]
+    chunk, start = movements(0, 12)[0][1:21], movements(0, 12)[0][0]
+    assert scaled_error(codec, codec.decode(codec.encode(chunk, start), start), chunk) < 0.2
+
+
+def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
+    move = Move(np.array([[0.1, -0.2], [0.3, 0.9]]), 0.4, 1, np.full((2, 2), 0.1))
+    sentence = (Grip(1.0), move, Grip(0.0, 0.1), move, Look("cup"), Ask("this?"), Stop())
+    (tmp_path / "plan.json").write_text(json.dumps(to_plain(sentence)))
+    result = tokens("draw", "plan=plan.json", "hydra.run.dir=out")
+    draw(sentence, tmp_path / "same.svg")
+    assert (tmp_path / "out" / "glyph.svg").read_text() == (tmp_path / "same.svg").read_text()
+    assert result["sentence"].startswith("grip(open) · move(0.4 s)") and (tmp_path / "out" / "glyph.png").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), "semagram-tokens"),
+        (("fit",), "dataset="),
+        (("draw",), "plan="),
+        (("fit", "dataset=arm", "plan=plan.json"), "plan=plan.json"),
+        (("draw", "dataset=arm", "plan=plan.json"), "dataset=arm: not of draw"),
+        (("draw", "plan=missing.json"), "plan=missing.json"),
+        (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
+        (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
+        (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(tokens, capsys, tmp_path, words, names):
+    with pytest.raises(SystemExit) as stop:
+        tokens(*words)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1 and names in err, err
+    assert not list(tmp_path.iterdir())

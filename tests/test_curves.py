@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, beginning, design, differences, fit_from, knots
+from policies.tokens.curves import Curve, beginning, design, differences, knots
 
 SPLINES = st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, min(count - 1, 5))))
 seeds = st.integers(0, 999)
@@ -145,10 +145,3 @@ def test_where_a_curve_is_after_some_steps_is_halfway_to_the_next_one(shape, ste
     assert torch.allclose(curve.at(plan, steps), (weights @ plan[token].unflatten(-1, (-1, 2)))[:, 0], atol=1e-6)
     if within + 1 == shape[0]:
         assert torch.allclose(curve.at(plan, steps), plan[token][:, -2:], atol=1e-6)
-
-
-@given(SPLINES, seeds)
-def test_a_curve_is_fitted_from_where_it_begins(shape, seed):
-    c, steps = points(shape[0], seed), 4 * shape[0]
-    values = design((np.arange(steps) + 1) / steps, *shape) @ c
-    np.testing.assert_allclose(fit_from(c[0], values, *shape), c, atol=1e-7)

@@ -19,7 +19,6 @@ from policies.decisions.graph import Explainer, Usual
 from policies.decisions.schema import as_json
 from policies.settings import GuidanceKeys
 from worldmodel.attribution import Inputs, effects, follow, groups, influence, prune, scores
-from worldmodel.attribution import Usual as Average
 from worldmodel.errors import UserError
 from worldmodel.guidance import Probes
 from worldmodel.mppi import Search, Step, rollout
@@ -65,7 +64,7 @@ def linear_search(size=6):
 def linear_effects(search, size=6, horizon=4):
     g = torch.Generator().manual_seed(1)
     root, tokens = torch.randn(size, generator=g), torch.randn(horizon, 2, generator=g)
-    usual = Average(torch.randn(size, generator=g), torch.zeros(2))
+    usual = torch.randn(size, generator=g), torch.zeros(2)
     inputs = Inputs(lambda x: x, root, torch.zeros(size), torch.eye(size, dtype=torch.bool))
     path = follow(search, root[None], tokens[:, None])
     member = groups(size, 2, size)
@@ -98,10 +97,10 @@ def test_in_a_linear_world_effects_are_exact_add_up_and_shares_are_in_proportion
         held[k, k // count] = member[k % count]
     roots, plans = path.states[:, 0].expand(len(held), -1), tokens[:, None].expand(-1, len(held), -1)
     for share in (1.0, 0.5):
-        lost = path.total - follow(search, roots, plans, held, usual.state, share).total
+        lost = path.total - follow(search, roots, plans, held, usual[0], share).total
         assert torch.allclose(lost, share * found.of_group.flatten(), atol=1e-4)
     every = held.view(steps, count, steps, 6)[1].any(0)[None]  # all groups of the first imagined step
-    lost = path.total - follow(search, roots[:1], plans[:, :1], every, usual.state).total
+    lost = path.total - follow(search, roots[:1], plans[:, :1], every, usual[0]).total
     assert torch.allclose(lost, found.of_group[1].sum(), atol=1e-4)
     assert found.not_conserved < 1e-5
     into = found.group_to_group[0].sum() + found.group_to_end[0].sum()
@@ -213,7 +212,7 @@ class Graph(Fields):
 def test_the_json_has_what_both_front_ends_read(joined_model, toys):
     explaining = explainer(joined_model)
     found = explaining.explain(toys.observed({STATE_KEY: torch.randn(1, 3)}), torch.zeros(2), torch.rand(3, 6))
-    graph = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt", {})))
+    graph = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt")))
     Graph.model_validate(graph, strict=True)
     prompt, ids = graph["metadata"]["prompt_tokens"], [node["node_id"] for node in graph["nodes"]]
     assert len(set(ids)) == len(ids) == int(found.kept.sum())

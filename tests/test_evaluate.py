@@ -217,9 +217,7 @@ def test_a_pace_counts_decisions_and_not_steps(toys):
     decide = chosen.decide
     chosen.decide = lambda *given: calls.append(1) or decide(*given)
     pace = measure(TASK, Senses(), chosen, 15)
-    assert len(pace.milliseconds) == 15
-    assert len(calls) == 20
-    assert pace.percentile(0) <= 1000 / pace.per_second <= pace.percentile(100)
+    assert len(pace) == 15 and len(calls) == 20 and (pace > 0).all()
 
 
 @pytest.mark.parametrize("task", [TASK, WALKERS], ids=["a task", "two tasks"])

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from configs.reporting import Ended
 from configs.runs.training import Training
 from envs.make import make_vector
 from envs.settings import TaskConfig
+from envs.task_env import EnvironmentFault
+from envs.vector import EnvironmentLost
 from policies.training.episodes import episode_seed
 
 BAD = {episode_seed(1, 0, env, episode) for env in range(2) for episode in (2, 3, 5)}
@@ -219,3 +222,27 @@ def test_the_wrapper_that_the_refusal_of_discrete_actions_proposes_will_do(monke
     env = make(TaskConfig("gym", "CartPole-v1", wrappers=("scores",)))
     env.reset(seed=0)
     assert env.step(np.float32([0, 1]))[1] == 1
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "kind", "line"),
+    [
+        (EnvironmentLost("it is gone"), Ended, r"^it is gone; go on with: semagram-train resume=.*run$"),
+        (EnvironmentFault("it is nan"), EnvironmentFault, "^it is nan; going on comes to the same point: take another"),
+    ],
+)
+def test_a_run_that_its_environment_ends_says_how_to_go_on_and_leaves_the_folder(
+    toys, tmp_path, monkeypatch, here, fault, kind, line, saved
+):
+    def fails(*_):
+        raise fault
+
+    run = Training.begin(composed("train", toys.tiny_keys), tmp_path / "run")
+    if saved:
+        run._save()
+    monkeypatch.setattr(run.parts.trainer, "step", fails)
+    with pytest.raises(kind, match=line if saved or kind is EnvironmentFault else "^it is gone$") as caught:
+        run.run()
+    assert caught.value.__cause__ is fault
+    os.close(run.folder.take())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from configs.runs.guiding import LIBRARIES
 from envs.settings import TaskConfig
-from policies.guidance import compiling, library, wishes
-from policies.guidance.memory import Memory
+from policies.guidance import compiling, wishes
+from policies.guidance.compiling import Memory
 from policies.guidance.storage import (
     SPEC,
     TENSORS,
@@ -201,10 +201,8 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
     bad = (memory.quantities[:, 0] < 0.5).nonzero()[:20, 0]
     lines = [f"{i // 60}, {i % 60}, {kind}" for kind, rows in (("good", good), ("bad", bad)) for i in rows.tolist()]
     (tmp_path / "a.csv").write_text("\n".join(["episode, step, label", *lines]))
-    (tmp_path / "a.yaml").write_text("\n".join(f"- [{line}]" for line in lines))
-    for name in ("a.csv", "a.yaml"):
-        read = compiling.read_examples(str(tmp_path / name), memory)
-        assert torch.equal(read[0], good) and torch.equal(read[1], bad)
+    read = compiling.read_examples(str(tmp_path / "a.csv"), memory)
+    assert torch.equal(read[0], good) and torch.equal(read[1], bad)
     (term,) = compiling.alike(memory.quantities[good], memory.probes(), memory)
     assert term.quantity in ("place", "twice")
     guidance = Guidance((term,), memory.probes().chosen([term.quantity]))
@@ -287,17 +285,17 @@ Those for the cartpole and the SO-101 were written by somebody who had not read 
 def test_words_mean_the_librarys_nearest_as_a_set():
     first = covered = size = count = 0
     for domain, said in UNSEEN.items():
-        entries = library.read_library(LIBRARIES / f"{domain}.yaml")
+        entries = wishes.read_library(LIBRARIES / f"{domain}.yaml")
         groups = [[" ".join(text.split()) for text in group.split(";")] for group in said.split("|")]
         each = [(entry, text) for entry, group in zip(entries, groups, strict=True) for text in group]
         assert not {text for _, text in each} & {text for entry in entries for text in entry.texts}
         for entry, text in each:
-            found = library.meant(text, entries)
+            found = wishes.meant(text, entries)
             first, covered, size = first + (found[0] == entry), covered + (entry in found), size + len(found)
             count += 1
-        assert all(library.meant(text.upper() + ".", entries) == [e] for e in entries for text in e.texts)
+        assert all(wishes.meant(text.upper() + ".", entries) == [e] for e in entries for text in e.texts)
         with pytest.raises(UserError, match="like nothing in the library"):
-            library.meant("quarterly revenue spreadsheet", entries)
+            wishes.meant("quarterly revenue spreadsheet", entries)
     assert first >= 0.9 * count and covered >= 0.9 * count and size <= 1.5 * count
 
 

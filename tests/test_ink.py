@@ -1,5 +1,6 @@
 """Laws of a film: of the plan drawn beside it, the strips below it, and its form as a moving picture."""
 
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.runs.film import HEIGHT, MovingPicture, Reel, motions, sentence
+from configs.runs.film import HEIGHT, Reel, _writer, motions, sentence
 from policies.agent import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import picture
@@ -77,10 +78,10 @@ def test_strips_show_the_newest_steps_each_dimension_in_its_lane_on_a_page_of_on
     assert (reward == (np.arange(9, count + 9) % 2 == 1)).all()
 
 
-def test_a_moving_picture_lasts_eight_seconds_at_most_and_loops(tmp_path):
-    picture = MovingPicture(tmp_path / "a.gif", 50)
-    for n in range(450):
-        picture.append_data(255 * np.repeat(np.arange(64).reshape(8, 8, 1) == n // 4 % 64, 3, -1).astype(np.uint8))
-    picture.close()
-    with Image.open(tmp_path / "a.gif") as shown:
+def test_a_moving_picture_has_every_fourth_frame_and_loops(tmp_path):
+    with closing(_writer(tmp_path / "a.gif.mp4", 50)) as picture:
+        for n in range(400):
+            page = np.repeat(np.arange(64).reshape(8, 8, 1) == n // 4 % 64, 3, -1)
+            picture.append_data(255 * page.astype(np.uint8))
+    with Image.open(tmp_path / "a.gif.mp4") as shown:
         assert (shown.n_frames, shown.info["duration"], shown.info["loop"]) == (100, 80, 0)

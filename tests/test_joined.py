@@ -14,10 +14,9 @@ from worldmodel.layers import twohot_mean
 from worldmodel.losses import UpdateNoise, losses, targets
 from worldmodel.mppi import WarmStart, rollout
 from worldmodel.observation import Observation
-from worldmodel.planner import Planner, join, search_in
+from worldmodel.planner import Planner, TDCheck, join, search_in
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 from worldmodel.settings import LearningConfig, PlannerConfig, TokenConfig
-from worldmodel.td_check import TDCheck
 
 TOKEN = TokenConfig(4, 3, 2, joined=True)
 CURVE = Curve.of_token(TOKEN, 2)

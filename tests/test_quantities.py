@@ -12,7 +12,7 @@ from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault, Reporting, TaskEnv
-from policies.guidance.memory import in_order, numbered
+from policies.guidance.compiling import in_order, numbered
 from policies.settings import QUANTITIES
 from policies.training.trainer import novelty
 from worldmodel.errors import UserError

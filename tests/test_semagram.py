@@ -1,8 +1,12 @@
 """Laws of the flat module: the same numbers as the commands, one action for one observation, errors in one line."""
 
 import csv
+import json
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,12 +77,12 @@ def test_a_plan_does_not_disturb_the_acting(run):
     assert np.array_equal(agents[0].act(seen), agents[1].act(seen))
 
 
-def test_a_tracker_that_fails_is_dropped_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch):
-    lines = []
+def test_a_tracker_that_fails_is_dropped_in_a_line_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "no such mode")
-    trackers = Trackers(("wandb",), tmp_path, {}, "task", lines.append)
+    trackers = Trackers(("wandb",), tmp_path, {}, "task")
     trackers.scalars({"loss": 1.0, "none": None}, 3)
     trackers.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "track" in line]
     assert len(lines) == 1 and lines[0].startswith("track=[wandb]: the run goes on without it")
 
 
@@ -151,3 +155,24 @@ def test_a_folder_that_hides_ours_is_named(tmp_path, name):
     (tmp_path / "mine.py").write_text("import semagram")
     ended = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert ended.returncode and f"hides Semagram's own package {name}" in ended.stderr.splitlines()[-1]
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "research.md"
+SMALL = {"video": False, "compile": "false", "evaluation.episodes": 1, "task.max_control_steps": 30, "model.width": 32}
+SMALL |= {"seed_steps": 80, "learning.batch_size": 16}
+
+
+@pytest.mark.slow
+def test_the_page_about_python_is_a_script_that_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    short = blocks[0].replace("steps=22000", f"keys={SMALL}, steps=200").replace("range(100)", "range(30)")
+    assert short.count(str(SMALL)) == 1 and "range(30)" in short
+    script = "\n".join([short, *blocks[1:]])
+    (tmp_path / "mine.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("mine.py", run_name="__main__")
+    out = capsys.readouterr().out
+    summary = json.loads((tmp_path / "runs" / "mine" / "summary.json").read_text())
+    assert out.startswith(f"{summary['return_mean']} {summary['policy_return_mean']}\n")
+    assert "torch.Size([5, 1, 1]) torch.Size([5, 1, 1])" in out and (tmp_path / "runs/mine.mp4").is_file()

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 
 import gymnasium
 import numpy as np
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 
 from envs.cameras import frame, physics
 from envs.make import make
-from envs.missing import PATIENCE, Masked
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault
@@ -307,67 +305,3 @@ except RenderingUnavailable as error:
     else:
         assert done.stdout.startswith("nothing can be drawn: egl does not start") and done.stdout.count("\n") == 1
         assert "apt-get install" in done.stdout
-
-
-# A dark camera is a missing one.
-
-
-class Room(gymnasium.Env):
-    """Its two cameras show a light whose brightness the action is, of 255, and `noise`."""
-
-    observation_space = spaces.Dict({camera: spaces.Box(0, 255, (4, 4, 3), np.uint8) for camera in (MAIN, SIDE)})
-    action_space = spaces.Box(0, 255, (1,), np.float32)
-    noise = 0
-
-    def reset(self, *, seed=None, options=None):
-        return self.see(200), {}
-
-    def step(self, action):
-        return self.see(int(action[0])), 0.0, False, False, {}
-
-    def see(self, light):
-        main, side = (np.full((4, 4, 3), self.noise, np.uint8) for _ in range(2))
-        main[:2], side[:2] = main[:2] + light, 100
-        return {MAIN: main, SIDE: side}
-
-
-def masks(env, *lights):
-    """The masks of an episode in which the light does that: after the reset, after each step; by camera."""
-    seen = [env.reset(seed=0)[0], *(env.step(np.float32([light]))[0] for light in lights)]
-    assert all(env.observation_space.contains(observation) for observation in seen)
-    return {name: [bool(o[name][0]) for o in seen] for name in seen[0] if name.startswith("mask.")}
-
-
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        ({"images.nose": 3}, "^images.nose: no sense of this environment, which has images.main, images.side$"),
-        ({"images.side": -1}, "^images.side: missing from control step -1 on; at least 0"),
-    ],
-)
-def test_what_cannot_be_dropped_is_refused(schedule, message):
-    with pytest.raises(ValueError, match=message):
-        Masked(Room(), schedule)
-
-
-def test_a_dark_camera_is_missing_while_it_is_dark_and_named_once():
-    env = Masked(Room())
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        seen = masks(env, 90, *[0] * (PATIENCE - 1), 90, 0)
-    assert seen["mask.images.main"] == [True, True, *[False] * (PATIENCE - 1), True, False]
-    assert all(seen["mask.images.side"])
-    assert not said  # never PATIENCE frames in a row
-    with pytest.warns(UserWarning, match=f"^images.main: {PATIENCE} frames in a row of one colour") as said:
-        for _ in range(2):
-            masks(env, *[0] * 3 * PATIENCE)
-    assert len(said) == 1
-    assert "\n" not in str(said[0].message)
-
-
-def test_a_dropped_camera_stays_missing_whatever_it_shows_and_a_dark_one_too():
-    env = Masked(Room(), {"images.main": 2})
-    assert masks(env, 0, 200)["mask.images.main"] == [True, False, False]
-    noisy = Masked(Room())
-    noisy.unwrapped.noise = 50
-    assert masks(noisy, 3, 60)["mask.images.main"] == [True, False, True]  # noise alone is no picture

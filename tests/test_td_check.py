@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldmodel.td_check import TDCheck
+from worldmodel.planner import TDCheck
 
 ALL = torch.ones(1, dtype=torch.bool)
 

@@ -11,25 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 
 import numpy as np
 import pytest
 
 from configs.command import composed
 from configs.machine import cores
-from configs.reporting import Ended
-from configs.runs.parts import build
-from configs.runs.run_folder import COLUMNS, PATIENCE_S, RunFolder, found
+from configs.runs.run_folder import COLUMNS, RunFolder, found
 from configs.runs.training import Training
-from configs.schema import TrainConfig
-from envs.make import make_vector
-from envs.task_env import EnvironmentFault
-from envs.vector import EnvironmentLost
-from policies.storage.folders import FORMAT, FolderError
+from policies.storage.folders import FORMAT
 from robot.safety.stops import handled
-from worldmodel import strict
-from worldmodel.strict import ConfigError
 
 SHARED = {
     *("task", "seed", "env_steps", "return_mean", "return_std", "episodes", "train_seconds", "env_steps_per_second"),
@@ -62,12 +53,6 @@ def run(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "run", symlinks=True)
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """All environments are in this process."""
-    monkeypatch.setattr("configs.runs.parts.make_vector", partial(make_vector, processes=False))
-
-
 def start(home, *arguments):
     """A process of semagram-train."""
     words = [sys.executable, "-m", "configs.commands", "train", *arguments]
@@ -84,10 +69,9 @@ def wait(process, happens):
         time.sleep(0.01)
 
 
-def steps_of(folder):
-    """The steps of the rows of finished episodes in a run's metrics."""
-    rows = (folder / "metrics.csv").read_text().splitlines()
-    return [int(row.split(",")[0]) for row in rows[1:] if row.split(",")[COLUMNS.index("episode_return")]]
+def steps_of(folder, column="episode_return"):
+    """The steps of the rows of a run's metrics that have a value in this column; by default, of finished episodes."""
+    return [step for step, _ in RunFolder(folder).column(column)]
 
 
 @pytest.mark.slow
@@ -204,44 +188,6 @@ def test_episodes_that_end_together_are_all_recorded(toys, tmp_path, monkeypatch
     monkeypatch.setattr(Training, "_save", real)
     Training.begin(keys | {"resume": str(tmp_path / "run")}, tmp_path).run()
     assert steps_of(tmp_path / "run") == [20, 20, 40, 40, 60, 60]
-
-
-@pytest.mark.parametrize("saved", [False, True])
-@pytest.mark.parametrize(
-    ("fault", "kind", "line"),
-    [
-        (EnvironmentLost("it is gone"), Ended, r"^it is gone; go on with: semagram-train resume=.*run$"),
-        (EnvironmentFault("it is nan"), EnvironmentFault, "^it is nan; going on comes to the same point: take another"),
-    ],
-)
-def test_a_run_that_its_environment_ends_says_how_to_go_on_and_leaves_the_folder(
-    toys, tmp_path, monkeypatch, here, fault, kind, line, saved
-):
-    def fails(*_):
-        raise fault
-
-    run = Training.begin(composed("train", [*toys.tiny_keys, *PENDULUM]), tmp_path / "run")
-    if saved:
-        run._save()
-    monkeypatch.setattr(run.parts.trainer, "step", fails)
-    with pytest.raises(kind, match=line if saved or kind is EnvironmentFault else "^it is gone$") as caught:
-        run.run()
-    assert caught.value.__cause__ is fault
-    os.close(run.folder.take())
-
-
-def test_what_explores_searches_in_full_and_what_is_judged_acts_by_the_averaged_weights(toys, here):
-    keys = composed("train", [*toys.tiny_keys, *PENDULUM, "planner.anchor=2", "planner.deadline_ms=9"])
-    parts = build(strict.build(TrainConfig, keys))
-    exploring, judged = parts.trainer.agent, parts.evaluator(True, 0)
-    search = [agent.planner.config for agent in (exploring, judged)]
-    assert [config.anchor for config in search] == [0, 2]
-    assert [config.deadline_ms for config in search] == [0, 9]  # what is learned does not depend on the clock
-    assert (exploring.noise is not None, judged.noise is not None) == (True, False)
-    assert exploring.model is exploring.planner.model is parts.trainer.learner.model
-    assert judged.model is judged.planner.model is parts.trainer.learner.acting
-    assert parts.evaluator(False, 0).planner is None
-    parts.close()
 
 
 # Going on: from what its checkpoint holds, or refused in one line with nothing changed.
@@ -384,62 +330,11 @@ def test_a_run_goes_on_with_the_config_of_its_newest_checkpoint_once_the_folder_
     assert json.loads(out.splitlines()[-1])["returns"] == was["returns"]
 
 
-# `resume=auto`: begun, gone on with, or finished.
-
-
-@pytest.fixture
-def begun(tmp_path):
-    """A run folder with a config, and what `resume=auto` finds there for given arguments."""
-    (tmp_path / "config.yaml").write_text(json.dumps(composed("train", ["steps=500"])))
-    return lambda *arguments: found(composed("train", ["steps=500", "resume=auto", *arguments]), tmp_path)
-
-
-def test_a_folder_is_begun_gone_on_with_or_finished(begun, tmp_path):
-    assert begun()[0] is None and begun()[1]["resume"] == ""
-    (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
-    summary, keys, given = begun("steps=800")
-    assert (summary, keys["resume"], keys["steps"]) == (None, str(tmp_path), 800)
-    assert {"steps", "learning.rho", "task.name"} <= set(given) and "resume" not in given
-    (tmp_path / "summary.json").write_text('{"env_steps": 501}')
-    assert begun()[0] == {"env_steps": 501}
-    assert begun("steps=800")[0] is None
-    assert begun("threads=2", "video=false", "evaluation.every=7")[0] is not None  # what may change on resuming
-    (tmp_path / "summary.json").write_text('{"env_steps": 502}')
-    with pytest.raises(ConfigError, match=r"steps=500: .* has 502 already"):
-        begun()
-
-
-@pytest.mark.parametrize("key", ["learning.rho=0.25", "noise=pink", "seed=2", "task=walker-run", "token=line2"])
-def test_a_folder_of_other_settings_is_refused_by_name(begun, tmp_path, key):
-    with pytest.raises(ConfigError, match=rf"{tmp_path} was begun with"):
-        begun(key)
-
-
-def test_a_damaged_or_a_busy_folder_is_named(begun, tmp_path, monkeypatch):
-    (tmp_path / "summary.json").write_text('{"env_steps": 5')
-    with pytest.raises(FolderError, match=rf"^{tmp_path}/summary.json: damaged"):
-        begun()
-    lock = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    waited = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    with pytest.raises(FolderError, match="another semagram-train is running there"):
-        begun()
-    assert sum(waited) == PATIENCE_S >= 60
-    os.close(lock)
-
-
-def evaluated(folder):
-    """The steps of the evaluations in a run's metrics."""
-    rows = (folder / "metrics.csv").read_text().splitlines()
-    return [int(row.split(",")[0]) for row in rows[1:] if row.split(",")[COLUMNS.index("eval_return")]]
-
-
 def test_a_training_ends_at_the_evaluation_that_reaches_its_return_wherever_it_was_cut_off(keys, whole, tmp_path):
     words = [*keys, "evaluation.every=100", "evaluation.stop_at_return=-1", "checkpoint.every=1000"]
     run = tmp_path / "run"
     ended = Training.begin(composed("train", words), run).run()
-    assert ended["env_steps"] == 100 and (steps_of(run), evaluated(run)) == ([60], [100])
+    assert ended["env_steps"] == 100 and (steps_of(run), steps_of(run, "eval_return")) == ([60], [100])
     metrics = (run / "metrics.csv").read_bytes()
     assert (whole / "metrics.csv").read_bytes().startswith(b"\n".join(metrics.splitlines()[:-1]))
     again = Training.begin(composed("train", []) | {"resume": str(run)}, tmp_path).run()
@@ -447,14 +342,4 @@ def test_a_training_ends_at_the_evaluation_that_reaches_its_return_wherever_it_w
     assert found(composed("train", words) | {"resume": "auto"}, run)[0]["env_steps"] == 100
     on = composed("train", ["evaluation.stop_at_return=null", f"resume={run}"])
     assert Training.begin(on, tmp_path, ["evaluation.stop_at_return"]).run()["env_steps"] == 360
-    assert (steps_of(run), evaluated(run)) == (steps_of(whole), [100, 200, 300, 360])
-
-
-def test_a_return_to_stop_at_is_refused_where_nothing_would_reach_it():
-    for words, line in (
-        (["evaluation.stop_at_return=-inf"], "evaluation.stop_at_return=-inf: a number, and evaluation.every= above 0"),
-        (["evaluation.every=0"], "evaluation.stop_at_return=850.0: a number, and evaluation.every= above 0"),
-        (["envs=0", "data=[a]", "task=so101-touch"], "evaluation.stop_at_return=: not with envs=0, where no episode"),
-    ):
-        with pytest.raises(ConfigError, match=line):
-            strict.build(TrainConfig, composed("train", ["evaluation.stop_at_return=850", *words]))
+    assert (steps_of(run), steps_of(run, "eval_return")) == (steps_of(whole), [100, 200, 300, 360])

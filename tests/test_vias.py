@@ -23,14 +23,13 @@ from policies.settings import GuidanceKeys
 from policies.tokens.curves import Curve
 from policies.tokens.gaussian import LowRankGaussian
 from robot import configuration_semagram  # noqa: F401  registers it
-from worldmodel.conditioning import Pins, condition
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes
+from worldmodel.mppi import Pins, condition
 from worldmodel.observation import Observation
-from worldmodel.planner import Planner
+from worldmodel.planner import Planner, TDCheck
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
-from worldmodel.td_check import TDCheck
 
 JOINT, NONE = "shoulder_pan.pos", Probes((), torch.zeros(0, 1), *[torch.zeros(0)] * 4)
 LINE = TokenConfig(4, 2, 1, joined=True)

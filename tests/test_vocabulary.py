@@ -123,7 +123,6 @@ def test_a_list_or_an_agents_plan_is_read_from_its_file(tmp_path):
         ("token 1 of 1: 3", lambda: from_plain([3])),
         ("token 2 of 2: kind='jump'", lambda: from_plain([{"kind": "stop"}, {"kind": "jump"}])),
         ("token 1 of 1: grip.level: missing", lambda: from_plain([{"kind": "grip"}])),
-        ("token 1 of 1: move.spread: now move.std", lambda: from_plain([{"kind": "move", "spread": None}])),
         *(
             (f"token 1 of 1: {wrong['kind']}.{key}", partial(from_plain, [wrong | {key: value}]))
             for wrong, key, values in (

@@ -6,7 +6,7 @@ B-spline is affine in them), so gains and offsets of actions are those of tokens
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodel.layers import SquashedGaussian
 from worldmodel.model import WorldModel
@@ -41,12 +41,7 @@ class Corrected(WorldModel):
 
     def __init__(self, model: WorldModel, gain: Float[Tensor, "B A"], offset: Float[Tensor, "B A"]):
         """Correct `model`."""
-        nn.Module.__init__(self)
-        self.config, self.points, self.senses = model.config, model.points, model.senses
-        for name, part in model.named_children():
-            setattr(self, name, part)
-        for name, buffer in model.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=False)
+        self.share(model)
         object.__setattr__(self, "whole", model)  # no part of this one
         self.gain, self.offset = gain.to(model.device), offset.to(model.device)
 

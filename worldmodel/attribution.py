@@ -31,14 +31,6 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Usual:
-    """A usual state and token, such as their means over what is remembered."""
-
-    state: Float[Tensor, " S"]
-    token: Float[Tensor, " P"]
-
-
-@dataclass(frozen=True)
 class Followed:
     """K plans followed in imagination: what they bring, and the derivatives of each return by it.
 
@@ -135,26 +127,26 @@ def effects(
     path: Followed,
     tokens: Float[Tensor, "H P"],
     member: Bool[Tensor, "G S"],
-    usual: Usual,
+    usual: tuple[Float[Tensor, " S"], Float[Tensor, " P"]],
     inputs: Inputs,
     surprise: Float[Tensor, "H S"] | None = None,
 ) -> Effects:
     """Return the effects in the one plan of `path`.
 
-    `member`: the groups. `surprise` (H, S): the state that really followed less the one that the model makes of the
-    true state before.
+    `member`: the groups. `usual`: a usual state and token, such as their means over what is remembered. `surprise`
+    (H, S): the state that really followed less the one that the model makes of the true state before.
     """
     states, horizon, count = path.states[0], len(tokens), len(member)
-    mask = member.float()
+    mask, (usual_state, usual_token) = member.float(), usual
     places, many = (horizon + 1) * count, len(inputs.member)
     roots = torch.where(inputs.member, (inputs.given + inputs.usual) / 2, inputs.given)
     held = torch.zeros(places + horizon + many, horizon + 1, states.shape[1], dtype=torch.bool)
     held[torch.arange(places), torch.arange(places) // count] = member.repeat(horizon + 1, 1)
     plans = tokens.unsqueeze(1).repeat(1, len(held), 1)
-    plans[torch.arange(horizon), places + torch.arange(horizon)] = (tokens + usual.token) / 2
+    plans[torch.arange(horizon), places + torch.arange(horizon)] = (tokens + usual_token) / 2
     with torch.no_grad():
         begin = torch.cat([states[:1].expand(places + horizon, -1), inputs.encode(roots)])
-    halfway = follow(search, begin, plans, held, usual.state, 0.5)
+    halfway = follow(search, begin, plans, held, usual_state, 0.5)
 
     # Of the rows that move something at one step, the step is imagined again, once for each of the next step's nodes.
     row = torch.cat([torch.arange(horizon * count), places + torch.arange(horizon)])
@@ -170,12 +162,12 @@ def effects(
     objective = (step.state * wanted.flatten(0, 1)).sum()
     objective = objective + (torch.stack([step.reward, step.continues]) * ends.flatten(1)).sum()
     by_state, by_token = torch.autograd.grad(objective, (state, token))
-    moved = (states - usual.state)[:, None] * mask  # (H + 1, G, S)
+    moved = (states - usual_state)[:, None] * mask  # (H + 1, G, S)
     own = moved[:-1].flatten(0, 1)
     from_group = (by_state.unflatten(0, (len(row), copies))[: len(own)] * own[:, None]).sum(-1)
     from_group = from_group.unflatten(0, (horizon, count))
     by_token = by_token.unflatten(0, (len(row), copies))[len(own) :]
-    from_token = (by_token * (tokens - usual.token)[:, None]).sum(-1)
+    from_token = (by_token * (tokens - usual_token)[:, None]).sum(-1)
 
     given = roots.repeat_interleave(count, 0).requires_grad_()
     reached = inputs.encode(given).unflatten(0, (many, count))

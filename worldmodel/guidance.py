@@ -243,12 +243,7 @@ class Guided(WorldModel):
 
     def __init__(self, model: WorldModel, guidances: Sequence[tuple[Guidance, float]], weight: float, discount: float):
         """Guide `model` by guidances with positive weights among each other. `discount`: over one control step."""
-        nn.Module.__init__(self)
-        self.config, self.points, self.senses = model.config, model.points, model.senses
-        for name, part in model.named_children():
-            setattr(self, name, part)
-        for name, buffer in model.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=False)
+        self.share(model)
         total = sum(each for _, each in guidances)
         self.guidances = [(guidance, weight * each / total) for guidance, each in guidances]
         self.own = 1 - weight

@@ -32,7 +32,7 @@ PRIORITY = 0.6
 """Half of the batches' moments are drawn with a probability of rank^-PRIORITY, ranked by the guidance's reward."""
 ANEW = 0.1
 """Share of the rollouts which go on from earlier ones that begins at a remembered moment again."""
-TOLD = 25
+REPORTED = 25
 """Updates between two calls of `tick`."""
 
 
@@ -91,7 +91,7 @@ def fit(
                 mean.lerp_(net, max(1 / (update + 1), 1 / AVERAGED))
             scale.lerp_(width(returns.detach().flatten()).clamp(min=1.0), max(1 / (update + 1), 0.05))
             going = states[-1, : BATCH // 2].detach()
-        if (update + 1) % TOLD == 0 or update + 1 == updates:
+        if (update + 1) % REPORTED == 0 or update + 1 == updates:
             tick(update + 1)
     for mean, net in zip(means, newest, strict=True):
         net.copy_(mean)
@@ -162,17 +162,13 @@ class _Imagining:
                 end = self.model.ends(tokens[-1])
                 states.append(following)
                 kept.append(continues)
-        visited, gone = torch.stack(states), self.discount_of_token * torch.stack(kept).detach()
-        reward = self.model.config.token.steps(self.discount) * self.guidance.reward(visited)
+        token = self.model.config.token
+        visited, gone = torch.stack(states), token.discount(self.discount) * torch.stack(kept).detach()
+        reward = token.steps(self.discount) * self.guidance.reward(visited)
         returns = [twohot_mean(self.target(states[-1], tokens[-1])).amin(0)]
         for t in reversed(range(HORIZON)):
             returns.append(reward[t] + gone[t] * returns[-1])
         return visited, torch.stack(tokens), torch.stack(densities), torch.stack(returns[::-1])
-
-    @property
-    def discount_of_token(self) -> float:
-        """The discount over one token."""
-        return self.model.config.token.discount(self.discount)
 
     def _step(self, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         features = self.model.transition_features(z, w)

@@ -60,6 +60,15 @@ class WorldModel(nn.Module):
         # 0 for the logits of a shared control point
         self.register_buffer("chosen", chosen.repeat(2).float(), persistent=False)
 
+    def share(self, model: "WorldModel") -> None:
+        """Take on the nets of another model rather than make new ones: the constructor of one that only corrects it."""
+        nn.Module.__init__(self)
+        self.config, self.points, self.senses = model.config, model.points, model.senses
+        for name, part in model.named_children():
+            setattr(self, name, part)
+        for name, buffer in model.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=False)
+
     def _apply(self, fn, recurse=True):
         """Extend PyTorch's hook behind `to()`: choose the matmul dtype again, for the device the model has moved to."""
         super()._apply(fn, recurse)

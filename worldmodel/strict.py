@@ -39,52 +39,6 @@ def build[T](cls: type[T], data: dict, where: str = "") -> T:
         raise ConfigError(str(error)) from error
 
 
-REMOVED = {
-    "model.rank": "it did not help (docs/negative.md)",
-    "planner.together": "it did not help (docs/negative.md)",
-    "planner.budget": "every plan has all of planner.iterations",
-    "planner.agreement": "every plan has all of planner.iterations",
-    "vision": "model.vision.patch=4 model.vision.width=192 is what vision=large was",
-    "secret": "a Unix socket, or a port of this machine, needs none",
-    "peer": "tests/bench/speed.py and tests/bench/peers.py run TD-MPC2",
-}
-"""Keys of earlier versions, or groups of them, that are no more: why, or what to say instead."""
-RENAMED = {
-    "learning.batch": "learning.batch_size",
-    "learning.consistency": "learning.consistency_coef",
-    "learning.reward": "learning.reward_coef",
-    "learning.value": "learning.value_coef",
-    "learning.continuation": "learning.termination_coef",
-    "learning.entropy": "learning.entropy_coef",
-    "learning.imitation": "learning.planner_distillation_coef",
-    "learning.expert": "learning.bc_coef",
-    "learning.encoder_rate": "learning.encoder_lr_scale",
-    "learning.eye_rate": "learning.vision_lr_scale",
-    "learning.clip": "learning.grad_clip_norm",
-    "learning.target_rate": "learning.tau",
-    "learning.averaging": "learning.ema_updates",
-    "learning.demonstrated": "learning.demonstration_fraction",
-    "learning.dropout": "learning.modality_dropout",
-    "learning.agreement": "learning.modality_consistency_coef",
-    "learning.shift": "learning.random_shift_px",
-    "learning.contrast": "learning.contrastive_coef",
-    "planner.spread": "planner.std",
-    "planner.min_spread": "planner.min_std",
-    "move.spread": "move.std",
-    "planner.carry": "planner.warm_start_fraction",
-    "planner.indifference": "planner.return_scale_floor",
-    "planner.patience": "planner.td_check_steps",
-    "model.token.knots": "model.token.control_points",
-    "model.vision.lags": "model.vision.frame_lags",
-    "scarcity": "sparse_reward_threshold",
-    "takeover": "expert_takeover_prob",
-    "task.sentence": "task.instruction",
-    "sentence": "instruction or plan",
-    "drop": "drop_senses",
-    "drop_at": "drop_at_step",
-    "by": "driver",
-}
-"""Keys of earlier versions by their new names, of which a command may have one only."""
 ELSEWHERE = {
     **dict.fromkeys(("env", "env_name", "environment"), "task"),
     **dict.fromkeys(("env_id", "gym_id"), "task.id"),
@@ -102,11 +56,6 @@ ELSEWHERE = {
 
 def unknown(key: str, known: list[str]) -> str:
     """Return a one-line message about an unknown key, with the `known` keys that may have been meant."""
-    if key in RENAMED:
-        names = RENAMED[key].split(" or ")
-        return f"{key}: now {' or '.join([name for name in names if name in known] or names)}"
-    if why := REMOVED.get(key) or REMOVED.get(key.partition(".")[0]):
-        return f"{key}: removed: {why}"
     if (own := ELSEWHERE.get(key)) and (own in known or own.startswith("hydra.")):
         return f"{key}: no such key; here it is {own}="
     group, _, leaf = key.rpartition(".")

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 
 from configs.arguments import quoted
-from configs.reporting import say
 from configs.runs import film as films
 from configs.runs.loading import Loaded, load_agent
 from configs.runs.tracking import Callback
@@ -50,22 +49,8 @@ from worldmodel.replay import Replay, sample_starts, sample_windows, window_at
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
 from worldmodel.strict import build
 
-__all__ = [
-    "Agent",
-    "LossInputs",
-    "Noise",
-    "Plan",
-    "Replay",
-    "evaluate",
-    "film",
-    "fit",
-    "guide",
-    "load",
-    "make_env",
-    "mppi",
-    "register",
-]
-__all__ += ["rollout", "sample_starts", "sample_windows", "train", "window_at"]
+__all__ = ["Agent", "LossInputs", "Noise", "Plan", "Replay", "evaluate", "film", "fit", "guide", "load", "make_env"]
+__all__ += ["mppi", "register", "rollout", "sample_starts", "sample_windows", "train", "window_at"]
 
 
 def train(
@@ -92,11 +77,9 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
     """
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
-    from configs.train import composed_or_refused
 
-    found = composed_or_refused("evaluate", _words(keys | {"checkpoint": str(checkpoint)}))
-    register_all(found["plugins"])
-    return Evaluation.begin(build(EvaluateConfig, found)).run(Path(folder))
+    config = _config("evaluate", EvaluateConfig, keys | {"checkpoint": str(checkpoint)})
+    return Evaluation.begin(config).run(Path(folder))
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
@@ -106,12 +89,18 @@ def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
     """
     from configs.runs.guiding import guide as compiled
     from configs.schema import GuideConfig
-    from configs.train import composed_or_refused
-    from worldmodel.strict import build
 
-    found = composed_or_refused("guide", _words(keys | {"checkpoint": str(checkpoint), "out": str(folder)}))
+    keys |= {"checkpoint": str(checkpoint), "out": str(folder)}
+    return compiled(_config("guide", GuideConfig, keys), Path(folder))
+
+
+def _config[T](command: str, cls: type[T], keys: Mapping[str, Any]) -> T:
+    """Return the config of a command with these keys, its plugins imported."""
+    from configs.train import composed_or_refused
+
+    found = composed_or_refused(command, _words(keys))
     register_all(found["plugins"])
-    return compiled(build(GuideConfig, found), Path(folder))
+    return build(cls, found)
 
 
 class Agent:
@@ -214,7 +203,7 @@ def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
     env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
-    return films.film(Path(path), env, agent.task, agent.loaded.agent, say, seed)
+    return films.film(Path(path), env, agent.task, agent.loaded.agent, seed)
 
 
 def _check_seed(where: str, seed: object) -> None:

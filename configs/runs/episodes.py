@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from jaxtyping import Float
 from torch import Tensor
 
 from envs.make import ENDLESS, episode_limit, make_vector
@@ -102,26 +102,10 @@ def _some(env: SyncVectorEnv, most: int) -> SyncVectorEnv:
     return SyncVectorEnv([given(own) for own in env.envs[:most]], autoreset_mode=AutoresetMode.DISABLED)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Milliseconds (N,) that each of N decisions took the agent itself, from an observation to a token."""
+def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Float[np.ndarray, " N"]:
+    """Let the agent act in one environment; return the milliseconds of N decisions, from an observation to a token.
 
-    milliseconds: np.ndarray
-
-    @property
-    def per_second(self) -> float:
-        """Decisions per second of the agent's own time: the inverse of the mean."""
-        return 1000 / float(self.milliseconds.mean())
-
-    def percentile(self, share: float) -> float:
-        """Return the `share`-th percentile, in milliseconds."""
-        return float(np.percentile(self.milliseconds, share))
-
-
-def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Pace:
-    """Let the agent act in one environment and time `decisions` of its decisions; the environment's time is left out.
-
-    The first WARM_UP decisions are not counted.
+    The environment's time is left out, and so are the first WARM_UP decisions.
     """
     env, most = make_vector(task, 1, senses=senses), decisions + WARM_UP
     times: list[float] = []
@@ -138,4 +122,4 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
         play(episodes, agent, most * agent.most, lambda step: len(times) == most, act=timed)
     finally:
         env.close()
-    return Pace(1000 * np.array(times[WARM_UP:]))
+    return 1000 * np.array(times[WARM_UP:])

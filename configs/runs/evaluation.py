@@ -160,9 +160,11 @@ class Evaluation:
     def _costs(self, agent: Agent) -> dict:
         """Return time and arithmetic of the training and of a decision; `agent`: the one that planned the episodes."""
         spec, path, model = self.loaded.spec, self.loaded.path, self.loaded.agent.model
-        pace = None
+        timed: dict[str, float | None] = dict.fromkeys(("decisions_per_second", "plan_ms_p50", "plan_ms_p99"))
         if self.config.timing:
             pace = measure(self.loaded.task, self.senses, self.agent(True, self.machine.compiled))
+            found = 1000 / pace.mean(), *np.percentile(pace, (50, 99))
+            timed = {name: round(float(each), 3) for name, each in zip(timed, found, strict=True)}
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
         update = recorded(path.parent.parent / "summary.json", "update_gflop")
@@ -173,9 +175,7 @@ class Evaluation:
             "gflop_per_control_step": None if update is None else round(update + plan / agent.steps_per_decision, 3),
             "plan_gflop": round(plan, 6),
             "imagined_per_plan": round(imagined, 1),
-            "decisions_per_second": pace and round(pace.per_second, 1),
-            "plan_ms_p50": pace and round(pace.percentile(50), 3),
-            "plan_ms_p99": pace and round(pace.percentile(99), 3),
+            **timed,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
@@ -220,7 +220,7 @@ class Evaluation:
         if not self.config.video_episodes:
             agent = self.agent(True)
             watch = self.watch(alarms) if self.config.ladder else None
-            film(folder / "rollout.mp4", self.filmed(), task, agent, say, seed, memories, None, self.report, watch)
+            film(folder / "rollout.mp4", self.filmed(), task, agent, seed, memories, None, self.report, watch)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -234,7 +234,7 @@ class Evaluation:
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
                 more = {"of": of, "report": self.report, "watch": self.watch(alarms) if self.config.ladder else None}
-                film_one(place / "rollout.mp4", running, task, agent, say, memories, **more)
+                film_one(place / "rollout.mp4", running, task, agent, memories, **more)
 
     def agent(self, planned: bool, compiled: bool = False) -> Agent:
         """Make an agent that acts as in the evaluation."""
@@ -262,13 +262,9 @@ class Evaluation:
         with closing(episodes), ExitStack() as stack:
             self._check_spaces(episodes.env)
             self.report.check(episodes.env.metadata[QUANTITIES])
-            if config.drop_at_step >= episodes.limit:
-                least = f"below {episodes.limit}, an episode's control steps"
-                raise ConfigError(f"drop_at_step={config.drop_at_step}: {least}")
-            if config.fault.at_step >= episodes.limit:
-                raise ConfigError(
-                    f"fault.at_step={config.fault.at_step}: below {episodes.limit}, an episode's control steps"
-                )
+            for key, step in (("drop_at_step", config.drop_at_step), ("fault.at_step", config.fault.at_step)):
+                if step >= episodes.limit:
+                    raise ConfigError(f"{key}={step}: below {episodes.limit}, an episode's control steps")
             about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
             stack.enter_context(traced(agent, folder / TRACE if config.trace else None, about))
             with progress_bar(episodes.steps, desc="with the planner") as bar:

@@ -22,8 +22,7 @@ from policies.decisions.schema import as_json
 from policies.decisions.trace import rejected
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
-from policies.guidance.compiling import independent
-from policies.guidance.memory import Memory
+from policies.guidance.compiling import Memory, independent
 from policies.guidance.wishes import READABLE
 from policies.storage.checkpoint import read_replay
 from policies.storage.folders import replace_file
@@ -109,7 +108,7 @@ class Why:
         total = f"{float(explained.path.total):.3g}"
         prompt = f"{task}, episode {episode}, step {step}: what the plan's return of {total} is made of"
         slug = f"{task.replace('/', '-')}-{episode}-{step}"
-        return as_json(explained, self.explainer.inputs, slug, f"semagram-{task}", prompt, {})
+        return as_json(explained, self.explainer.inputs, slug, f"semagram-{task}", prompt)
 
     def _shown(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
         """Return what the page shows of one decision, as plain data."""

@@ -1,4 +1,7 @@
-"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time."""
+"""A film of an episode: beside it the glyph of the current plan, below it what cameras show and strips over time.
+
+And the pictures that a training run leaves.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,9 +17,12 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from configs.reporting import say
+from configs.runs.parts import Parts
 from configs.runs.report import NOTHING, Report
+from configs.runs.run_folder import RunFolder
 from envs.cameras import frame
-from envs.make import ENDLESS, episode_limit
+from envs.make import ENDLESS, episode_limit, make
 from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
 from policies.alarms import Watch
@@ -39,8 +45,22 @@ TILE, CAPTION, GAP = 80, 16, 4  # pixels; a camera frame's longer side is scaled
 MISSING, INK, PAPER = (200, 40, 40), (60, 60, 60), (255, 255, 255)
 POLICY_ACTS = "the policy acts"
 PLANS = ("plan.svg", "plan.png")
-GIF, GIF_SECONDS, GIF_FPS, GIF_COLOURS = ".gif", 8, 12.5, 128
-GIF_SAMPLED = 10  # frames from one whose colours count to the next
+GIF, GIF_SECONDS, GIF_FPS = ".gif", 8, 12.5
+
+
+def leave(parts: Parts, folder: RunFolder, report: Report, heed: Callable[[], None]) -> None:
+    """Write a run's learning curve and, if asked for, its film; `heed` is called before that and each of its frames."""
+    from envs.benchmark.figures import learning_curve, save
+    from envs.benchmark.results import read_curve
+
+    config = parts.config
+    save(folder.path / "curve.png", learning_curve(read_curve(folder.metrics), config.task.label))
+    if config.video:
+        heed()
+        agent, replay = parts.evaluator(True, 0), parts.trainer.replay
+        env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
+        memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
+        film(folder.path / "rollout.mp4", env, config.task, agent, memories=memories, tick=heed, report=report)
 
 
 def film(
@@ -48,7 +68,6 @@ def film(
     env: gymnasium.Env,
     task: TaskConfig,
     agent: Agent,
-    say: Callable[[str], None],
     seed: int = 0,
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
@@ -59,7 +78,7 @@ def film(
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, say, memories, tick, report=report, watch=watch)
+        return film_one(path, episodes, task, agent, memories, tick, report=report, watch=watch)
     finally:
         env.close()
 
@@ -69,7 +88,6 @@ def film_one(
     episodes: Episodes,
     task: TaskConfig,
     agent: Agent,
-    say: Callable[[str], None],
     memories: NearestFrames | None = None,
     tick: Callable[[], None] | None = None,
     of: int = 0,
@@ -78,7 +96,7 @@ def film_one(
 ) -> bool:
     """Write the first episode of environment number `of`, in this process, to `path`; all are played. Return if it was.
 
-    It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. `say` why, if nothing can
+    It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. Says why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
     expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene. `watch`:
     what acts on the agent's alarms, as in `rollout`.
@@ -86,7 +104,7 @@ def film_one(
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}{GIF if path.suffix == GIF else '.mp4'}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.mp4")
     env = episodes.env.envs[of]
     step_seconds = 1 / env.metadata["render_fps"]
     gauges = report.gauges(episodes.units)
@@ -121,7 +139,8 @@ def film_one(
         page = np.concatenate([page, *words, strips.draw(page.shape[1])])
         if tick:
             tick()
-        video.append_data(page)
+        if path.suffix != GIF or len(strips.actions) <= GIF_SECONDS / step_seconds:
+            video.append_data(page)
 
     try:
         with closing(_writer(aside, 1 / step_seconds)) as video:
@@ -136,34 +155,17 @@ def film_one(
 
 
 def _writer(path: Path, fps: float):
-    """Return what writes frames to an mp4, or to a moving picture."""
-    if path.suffix == GIF:
-        return MovingPicture(path, fps)
-    return imageio.get_writer(path, fps=round(fps), codec="libx264", quality=7)
+    """Return what writes frames to an mp4 or, where the name holds .gif, to a picture that moves in a loop.
 
-
-class MovingPicture:
-    """Writes every n-th frame of the first `GIF_SECONDS`, at `GIF_FPS` at most, as a picture that moves in a loop."""
-
-    def __init__(self, path: Path, fps: float):
-        self.path, self.every = path, -(-fps // GIF_FPS)
-        self.most, self.milliseconds = round(GIF_SECONDS * fps), 1000 * self.every / fps
-        self.count = 0
-        self.frames: list[np.ndarray] = []
-
-    def append_data(self, page: np.ndarray) -> None:
-        """Take the next frame."""
-        if self.count < self.most and self.count % self.every == 0:
-            self.frames.append(page)
-        self.count += 1
-
-    def close(self) -> None:
-        """Write the picture, if there are frames."""
-        if self.frames:  # colours of their own would make each frame flicker
-            colours = Image.fromarray(np.concatenate(self.frames[::GIF_SAMPLED])).quantize(GIF_COLOURS)
-            pages = [Image.fromarray(each).quantize(palette=colours, dither=Image.Dither.NONE) for each in self.frames]
-            look: dict = {"duration": self.milliseconds, "loop": 0}
-            pages[0].save(self.path, save_all=True, append_images=pages[1:], **look)
+    That has GIF_FPS at most, and one palette: colours of their own would make each frame flicker.
+    """
+    if GIF not in path.suffixes:
+        return imageio.get_writer(path, fps=round(fps), codec="libx264", quality=7)
+    palette = "split[a][b];[a]palettegen=max_colors=128[p];[b][p]paletteuse=dither=none"
+    form = ["-filter_complex", f"fps={min(fps, GIF_FPS)},{palette}", "-loop", "0", "-f", "gif"]
+    look: dict = {"codec": "gif", "quality": None, "pixelformat": "rgb8", "macro_block_size": 1}
+    look["ffmpeg_log_level"] = "error"  # it warns of colours that are alike
+    return imageio.get_writer(path, fps=fps, output_params=form, **look)
 
 
 class Reel:

@@ -54,9 +54,9 @@ class Frames:
         """Return the latents of frames after which the task was done, or was not. Raises UserError if none says so."""
         from robot import recording
 
-        told, marks = self.dataset.hf_dataset, recording.marks_of(self.folder)
-        steps = np.ravel(told[recording.SUCCESS]) if recording.SUCCESS in self.dataset.features else None
-        number, known = np.array(told["episode_index"]), list[np.ndarray]()
+        table, marks = self.dataset.hf_dataset, recording.marks_of(self.folder)
+        steps = np.ravel(table[recording.SUCCESS]) if recording.SUCCESS in self.dataset.features else None
+        number, known = np.array(table["episode_index"]), list[np.ndarray]()
         for episode in np.unique(number):
             here = np.flatnonzero(number == episode)
             after = recording.done(marks[episode][0], None if steps is None else steps[here], len(here))

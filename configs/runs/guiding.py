@@ -15,24 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from configs.reporting import progress_bar, say, unread
+from configs.reporting import progress_bar, say, show
 from configs.runs.frames import Frames, encoded
 from configs.runs.loading import prepare, task_of
 from configs.schema import WAYS, GuideConfig, MachineConfig
 from envs import arm
 from envs.make import make
-from policies.guidance import compiling, library, wishes
-from policies.guidance.memory import Memory
-from policies.guidance.storage import (
-    SPEC,
-    TENSORS,
-    GuidanceSpec,
-    Reading,
-    check_place,
-    load_guidance,
-    save_guidance,
-    sum_of_model,
-)
+from policies.guidance import compiling, storage, wishes
+from policies.guidance.compiling import Memory
 from policies.storage.checkpoint import (
     REPLAY,
     AgentSpec,
@@ -78,7 +68,7 @@ class Known:
         return cls(path, spec, model, memory, memory.probes(), time.perf_counter() - begun)
 
     @property
-    def readings(self) -> dict[str, Reading]:
+    def readings(self) -> dict[str, storage.Reading]:
         """How well each quantity is read."""
         return compiling.readings(self.probes, self.spec.quantities)
 
@@ -117,7 +107,7 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     path = find_checkpoint(Path(config.checkpoint))
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     out = Path(config.out) if config.out else run / "guidance" / folder.name
-    check_place(out)  # before the fit
+    storage.check_place(out)  # before the fit
     known = Known.of(config)
     begun = time.perf_counter()
     vias = passed(config.via, known) if config.via else ()
@@ -129,8 +119,8 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     said = compiled.sentence or wishes.sentence(terms, known.spec.quantities)
     sentence = "; ".join(filter(None, [said, ", ".join(f"pass {via.said}" for via in vias)]))
     weight = next(each for each in (config.weight, compiled.weight, 1.0) if each is not None)
-    spec = GuidanceSpec(
-        *(sentence, terms, weight, {"way": way, **compiled.made_from}, sum_of_model(known.path)),
+    spec = storage.GuidanceSpec(
+        *(sentence, terms, weight, {"way": way, **compiled.made_from}, storage.sum_of_model(known.path)),
         *({term.quantity: readings[term.quantity] for term in terms}, vias),
     )
     times = [begun, time.perf_counter()]
@@ -139,14 +129,14 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     if fits:
         guidance = _fitted(guidance, known, config)
     times.append(time.perf_counter())
-    save_guidance(out, guidance, spec)
+    storage.save_guidance(out, guidance, spec)
     return {
         "guidance": str(out),
         "sentence": sentence,
         "quantities": {name: round(reading.r2, 4) for name, reading in spec.probes.items()},
         "fulfilled_in_memory": _share(terms, known),
         **compiled.facts,
-        "bytes": sum((out / name).stat().st_size for name in (SPEC, TENSORS)),
+        "bytes": sum((out / name).stat().st_size for name in (storage.SPEC, storage.TENSORS)),
         "memory_seconds": round(known.seconds, 3),
         "compile_seconds": round(times[1] - times[0], 4),
         "fit_seconds": round(times[2] - times[1], 2) if fits else None,
@@ -265,9 +255,9 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
     if not path.exists():
         shipped = ", ".join(sorted(each.stem for each in LIBRARIES.glob("*.yaml")))
         raise UserError(f"library={config.library}: a YAML file of guidances is needed; there are some for {shipped}")
-    entries = library.meant(said, library.read_library(path))
+    entries = wishes.meant(said, wishes.read_library(path))
     if len(entries) > 1:
-        _print([f"words='{entry.sentence}'" for entry in entries])
+        show(*(f"words='{entry.sentence}'" for entry in entries))
         raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")
     (entry,) = entries
     return Compiled(wishes.parse(entry.want, known.spec.quantities), entry.sentence, made_from={"words": said})
@@ -276,16 +266,11 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
 COMPILERS = {"want": want, "goal": goal, "examples": examples, "reward": reward, "words": words}
 
 
-def _print(lines: list[str]) -> None:
-    with unread():
-        print("\n".join(lines), flush=True)
-
-
 def quantities(known: Known) -> dict:
     """Print a table of the quantities; return it."""
     wide = max(map(len, known.readings))
     rows = [f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}" for name, r in known.readings.items()]
-    _print([f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows])
+    show(f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows)
     return {
         name: {"r2": _rounded(r.r2), "low": _rounded(r.low), "high": _rounded(r.high), "unit": r.unit}
         for name, r in known.readings.items()
@@ -298,7 +283,7 @@ def _rounded(value: float) -> float | None:
 
 def describe(folder: Path, known: Known) -> dict:
     """Print a guidance as a paragraph, and draw where in the memory it is high and low; return what it printed."""
-    guidance, spec = load_guidance(folder, known.path, known.model)
+    guidance, spec = storage.load_guidance(folder, known.path, known.model)
     rewards = guidance.reward(known.memory.remembered.z)
     share = _share(spec.terms, known)
     probes = ", ".join(f"{name} (R2 {r.r2:.3f})" for name, r in spec.probes.items()) or "no quantity by itself"
@@ -309,7 +294,7 @@ def describe(folder: Path, known: Known) -> dict:
         f"In the {len(rewards):,} moments that are remembered, its reward is {float(rewards.mean()):.2f} in the mean "
         f"and {float(rewards.max()):.2f} at most; all terms hold at {share:.1%} of them."
     )
-    _print([text])
+    show(text)
     _draw(folder / "guidance.png", guidance, spec, known, rewards)
     return {
         "guidance": str(folder),
@@ -319,7 +304,7 @@ def describe(folder: Path, known: Known) -> dict:
     }
 
 
-def _draw(path: Path, guidance: Guidance, spec: GuidanceSpec, known: Known, rewards: Tensor) -> None:
+def _draw(path: Path, guidance: Guidance, spec: storage.GuidanceSpec, known: Known, rewards: Tensor) -> None:
     """Draw remembered moments by the first two terms' quantities, else the latents' principal axes, in their reward."""
     from matplotlib.figure import Figure
 

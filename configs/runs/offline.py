@@ -5,9 +5,8 @@ from functools import cached_property
 
 from configs.reporting import say
 from configs.runs.held_out import HeldOut
-from configs.runs.run_folder import RECORDED, write_summary
+from configs.runs.run_folder import RECORDED
 from configs.runs.training import Training
-from policies.storage.folders import versions
 from policies.training.offline import OfflineTrainer
 
 
@@ -40,27 +39,12 @@ class OfflineTraining(Training):
     def _finish(self) -> dict:
         from worldmodel.flops import update_gflop
 
-        config, trainer, path = self.config, self.parts.trainer, self.folder.path
+        learner = self.parts.trainer.learner
         self._save()  # before the last look, as in simulation
         self._look("at the end")
-        result = {
-            "task": config.task.label,
-            "data": list(config.data),
-            "seed": config.seed,
-            "env_steps": trainer.env_steps,
-            "updates": trainer.learner.updates,
-            **self.parts.recorded(),
-            "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
-            "train_seconds": round(self.seconds, 1),
-            "update_gflop": round(update_gflop(trainer.learner), 4),
-            "parameters": int(trainer.learner.flat.numel()),
-            "token": asdict(config.model.token),
-            "device": str(self.parts.machine.device),
-            "versions": versions(),
-            "commit": self.commit,
-            "run": str(path),
-        }
-        write_summary(path, result)
-        self.held_out.draw(path / "held_out.png", trainer.learner.acting, self.folder.column(RECORDED[0]))
-        say(f"done: {path} ({', '.join(f'{what} {seconds:.0f} s' for what, seconds in self.clock.items())})")
+        result = self._summarise(
+            update_gflop(learner), data=list(self.config.data), token=asdict(self.config.model.token)
+        )
+        drawn = self.folder.path / "held_out.png"
+        self.held_out.draw(drawn, learner.acting, self.folder.column(RECORDED[0]))
         return result

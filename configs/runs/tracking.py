@@ -11,26 +11,14 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from configs.reporting import say
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError, in_one_line
 
 Callback = Callable[[dict[str, float | None]], object]
 """What a script gives to be called with each row of metrics.csv and its times; if it returns True, training ends."""
-
-
-class Tracker(Protocol):
-    """Receives a run's numbers, pictures and films."""
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Take named numbers at an environment step."""
-
-    def files(self, pictures: list[Path], film: Path | None, step: int) -> None:
-        """Take the pictures (PNG) and the film (MP4) that a run left."""
-
-    def close(self) -> None:
-        """Write what is pending."""
 
 
 class TensorBoard:
@@ -121,17 +109,9 @@ def check_installed(names: tuple[str, ...]) -> None:
 class Trackers:
     """All trackers of a run, of which each is dropped at its first error, in a line."""
 
-    def __init__(
-        self,
-        names: tuple[str, ...],
-        folder: Path,
-        config: dict,
-        label: str,
-        say: Callable[[str], None],
-        step: int = 0,
-    ):
+    def __init__(self, names: tuple[str, ...], folder: Path, config: dict, label: str, step: int = 0):
         """Start the trackers `names` at an environment step."""
-        self.say, self.each = say, dict[str, Tracker]()
+        self.each: dict[str, TensorBoard | Runs] = {}
         for name in names:
             make = TensorBoard if name == "tensorboard" else lambda *a, name=name: Runs(name, *a)
             self._safely(name, lambda: self.each.__setitem__(name, make(folder, config, label, step)))  # noqa: B023  at once
@@ -151,7 +131,7 @@ class Trackers:
         self._all(lambda tracker: tracker.close())
         self.each.clear()
 
-    def _all(self, work: Callable[[Tracker], None]) -> None:
+    def _all(self, work: Callable[[TensorBoard | Runs], None]) -> None:
         for name, tracker in [*self.each.items()]:
             self._safely(name, lambda: work(tracker))  # noqa: B023  called at once
 
@@ -161,4 +141,4 @@ class Trackers:
             work()
         except Exception as error:
             self.each.pop(name, None)
-            self.say(f"track=[{name}]: the run goes on without it ({type(error).__name__}: {in_one_line(error)})")
+            say(f"track=[{name}]: the run goes on without it ({type(error).__name__}: {in_one_line(error)})")

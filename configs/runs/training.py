@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,10 @@ import numpy as np
 from configs.arguments import going_on, typed
 from configs.reporting import SIGNALLED, Ended, progress_bar, say
 from configs.runs import parts as building
-from configs.runs.drawing import draw
 from configs.runs.episodes import EvaluationEpisodes, side_by_side
 from configs.runs.loading import compiler_faults
-from configs.runs.parts import Parts
 from configs.runs.report import Report
 from configs.runs.run_folder import GUIDED, Progress, RunFolder, leaves, point_last, resumption, write_summary
-from configs.runs.starting import begin_with
 from configs.runs.tracking import Callback, Trackers
 from configs.schema import DROP, TrainConfig
 from envs.task_env import EnvironmentFault
@@ -52,7 +49,7 @@ class Training:
     """
 
     config: TrainConfig
-    parts: Parts
+    parts: building.Parts
     folder: RunFolder
     lock: int
     seconds: float = 0.0
@@ -63,7 +60,7 @@ class Training:
     fault: Exception | None = None
     commit: str = field(default_factory=commit)
     callback: Callback | None = None
-    trackers: Trackers | None = None
+    trackers: Trackers = field(init=False)
     enough: bool = False
     shown: tuple[Rollout, Rollout, Agent] | None = None
     clock: dict[str, float] = field(default_factory=dict)
@@ -76,13 +73,6 @@ class Training:
         ConfigError, FolderError.
         """
         run = cls._resume(keys, given) if keys["resume"] else cls._new(keys, path)
-        config = run.config
-        try:
-            about = run.folder.path, leaves(asdict(config)), config.task.label
-            run.trackers = Trackers(config.track, *about, say, run.parts.trainer.env_steps)
-        except BaseException:
-            os.close(run.lock)
-            raise
         run.callback = callback
         return run
 
@@ -96,7 +86,7 @@ class Training:
             raise ConfigError(f"hydra.run.dir={path}: holds a run already; {typed('resume', path)} goes on with it")
         parts = building.build(config)  # raises for invalid settings before anything is written
         if config.init:
-            begin_with(parts, config.init)
+            building.begin_with(parts, config.init)
         run = cls(config, parts, folder, folder.take())
         if unseen := [f"images.{name}" for name in parts.env.metadata["unperceived"]]:
             senses = ",".join([*config.senses, *unseen])
@@ -128,7 +118,7 @@ class Training:
 
     @property
     def report(self) -> Report:
-        """What evaluations and films tell of named quantities."""
+        """What evaluations and films report of named quantities."""
         return Report(self.config.task.guidance)
 
     @contextmanager
@@ -157,10 +147,15 @@ class Training:
         go_on = f"go on with: {going_on(self.folder.path, self.config.plugins)}"
         self.parts.trainer.episodes.report = self._tell
         try:
-            with compiler_faults(go_on), handled(self._ask), watched(say, go_on):
+            about = self.folder.path, leaves(asdict(self.config)), self.config.task.label
+            trackers = Trackers(self.config.track, *about, self.parts.trainer.env_steps)
+            with closing(trackers) as self.trackers, compiler_faults(go_on), handled(self._ask), watched(say, go_on):
                 try:
                     self._loop()
-                    return self._finish()
+                    result = self._finish()
+                    clock = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in self.clock.items())
+                    say(f"done: {self.folder.path} ({clock})")
+                    return result
                 except Stopped:
                     if self.saved != self.parts.trainer.env_steps:  # else it is on disk, without the last evaluation
                         self._save()
@@ -181,8 +176,6 @@ class Training:
             raise EnvironmentFault(f"{error}; {how}", error.action, error.observation, error.reward) from error
         finally:
             try:
-                if self.trackers:
-                    self.trackers.close()
                 self.parts.close()
                 if "episodes" in self.__dict__:
                     self.episodes.close()
@@ -190,7 +183,7 @@ class Training:
                 os.close(self.lock)
 
     def _tell(self, fault: Exception) -> None:
-        """Count a fault of an environment that learns, and tell it unless it ends the run."""
+        """Count a fault of an environment that learns, and report it unless it ends the run."""
         self.faults, self.fault = self.faults + 1, fault
         if self.config.on_fault == DROP:
             say(f"{fault}; the episode ends there")
@@ -268,8 +261,7 @@ class Training:
         if self.callback:
             said = self.callback(row | times)
             self.enough |= isinstance(said, bool | np.bool_) and bool(said)
-        if self.trackers:
-            self.trackers.scalars(row | times, trainer.env_steps)
+        self.trackers.scalars(row | times, trainer.env_steps)
 
     def _evaluate(self, when: str) -> tuple[Rollout, Rollout, Agent]:
         """Evaluate with the planner and without it, and log both. Returns both rollouts and the agent that planned."""
@@ -299,6 +291,7 @@ class Training:
         self.saved = trainer.env_steps
 
     def _finish(self) -> dict:
+        from configs.runs.film import leave
         from worldmodel.flops import plan_gflop, update_gflop
 
         config, trainer, path, learner = self.config, self.parts.trainer, self.folder.path, self.parts.trainer.learner
@@ -309,35 +302,42 @@ class Training:
         # Both per control step, so that runs with different token lengths are comparable.
         update = update_gflop(learner) * config.learning.updates_per_token / config.model.token.length
         plan = plan_gflop(learner.model, learner.discount, config.planner) / trainer.agent.steps_per_decision
+        result = self._summarise(
+            update,
+            faults=self.faults,
+            **outcome(planned, alone),
+            **self.report.fulfilled(planned, alone),
+            env_steps_per_second=round(trainer.env_steps / max(self.seconds, 1e-9), 2),
+            gflop_per_control_step=round(update + plan, 3),
+            imagined_per_plan=round(evaluated.totals.model_calls_per_decision, 1),
+            decisions_per_second=(mean := _mean(trainer.agent.plan_ms)) and round(1000 / mean, 1),
+        )
+        with self._timed("drawing"):
+            leave(self.parts, self.folder, self.report, self._heed)
+        pictures = [path / name for name in ("curve.png", "plan.png")]
+        self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
+        return result
+
+    def _summarise(self, update_gflop: float, **found) -> dict:
+        """Write the summary, which is returned: what was `found`, and what every run reports of itself."""
+        config, trainer, path = self.config, self.parts.trainer, self.folder.path
         result = {
             "task": config.task.label,
             "seed": config.seed,
             "env_steps": trainer.env_steps,
-            "updates": learner.updates,
-            "faults": self.faults,
-            **outcome(planned, alone),
-            **self.report.fulfilled(planned, alone),
+            "updates": trainer.learner.updates,
+            **found,
             **self.parts.recorded(),
             "clock": {what: round(seconds, 1) for what, seconds in self.clock.items()},
             "train_seconds": round(self.seconds, 1),
-            "env_steps_per_second": round(trainer.env_steps / max(self.seconds, 1e-9), 2),
-            "gflop_per_control_step": round(update + plan, 3),
-            "update_gflop": round(update, 4),
-            "imagined_per_plan": round(evaluated.totals.model_calls_per_decision, 1),
-            "decisions_per_second": (mean := _mean(trainer.agent.plan_ms)) and round(1000 / mean, 1),
-            "parameters": int(learner.flat.numel()),
+            "update_gflop": round(update_gflop, 4),
+            "parameters": int(trainer.learner.flat.numel()),
             "device": str(self.parts.machine.device),
             "versions": versions(),
             "commit": self.commit,
             "run": str(path),
         }
         write_summary(path, result)
-        with self._timed("drawing"):
-            draw(self.parts, self.folder, self.report, self._heed)
-        if self.trackers:
-            pictures = [path / name for name in ("curve.png", "plan.png")]
-            self.trackers.files(pictures, path / "rollout.mp4", trainer.env_steps)
-        say(f"done: {path} ({', '.join(f'{what} {seconds:.0f} s' for what, seconds in self.clock.items())})")
         return result
 
 

@@ -73,7 +73,7 @@ class Codec:
         """Return the ids (..., ids), int64, of chunks (..., T, D) that begin one step after `start` (..., D).
 
         `start` is where the arm is: the last action of the previous chunk, as decoded. By default it is the chunk's
-        first action; only a relative codec uses it. Raises ValueError for a wrong shape or values that are not finite.
+        first action. Raises ValueError for a wrong shape or values that are not finite.
         """
         values = np.asarray(chunk)
         if values.shape[-2:] != (self.config.length, self.channels):
@@ -84,12 +84,11 @@ class Codec:
         ids = self._write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
         return ids.reshape(*values.shape[:-2], self.config.ids)
 
-    def decode(self, ids: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    def decode(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Return the chunks (..., T, D), float32, of the first n <= `config.ids` ids (..., n), from `start` (..., D).
 
-        A relative codec needs the start used for encoding; others ignore it. Raises ValueError for ids that are not
-        integers, an id outside the vocabulary, too many ids, or a start that is missing, of a wrong shape or not
-        finite.
+        The start is the one used for encoding. Raises ValueError for ids that are not integers, an id outside the
+        vocabulary, too many ids, or a start of a wrong shape or not finite.
         """
         string = np.asarray(ids)
         if string.ndim == 0 or string.dtype.kind not in ("iu" if string.size else "iuf"):
@@ -99,16 +98,12 @@ class Codec:
             raise ValueError(f"ids {string.shape}: at most {self.config.ids} a chunk")
         if string.size and not (string.min() >= 0 and string.max() < self.vocabulary):
             raise ValueError(f"ids from {string.min()} to {string.max()}: each from 0 to {self.vocabulary - 1}")
-        if start is None and self.config.relative:
-            raise ValueError("start: where the arm is, (..., D); only a codec of relative=False decodes without")
         string = string.reshape(math.prod(shape), count).astype(np.int64)
         chunk = self.scaling.unscale(self._read(string, self._start(start, shape))).astype(np.float32)
         return chunk.reshape(*shape, self.config.length, self.channels)
 
     def _start(self, start, shape: tuple[int, ...]) -> Float[np.ndarray, "N D"]:
-        """Return where N chunks begin, scaled; zeros for a codec that is not relative."""
-        if not self.config.relative:
-            return np.zeros((math.prod(shape), self.channels))
+        """Return where N chunks begin, scaled."""
         first = np.asarray(start)
         if first.shape != (*shape, self.channels):
             raise ValueError(f"start {first.shape}: {(*shape, self.channels)}, an action for each chunk")
@@ -170,6 +165,8 @@ class Codec:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
+            if not about["codec"].pop("relative", True):  # a setting that was
+                raise ValueError("of relative=false, which is no more")
             return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error

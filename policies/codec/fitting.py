@@ -62,7 +62,7 @@ def fit(episodes: list[np.ndarray], config: CodecConfig, stride: int = STRIDE) -
     scaling = Scaling.fit(episodes)
     scaled = [np.clip(scaling.scale(e), -config.margin, config.margin) for e in episodes]
     windows = windows_of(scaled, config.length + 1, stride)
-    start, chunks = windows[:, 0] * config.relative, windows[:, 1:]
+    start, chunks = windows[:, 0], windows[:, 1:]
 
     events = _find_events(chunks, start, config)
     happening = events.numbers(chunks, start)

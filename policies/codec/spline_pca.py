@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from policies.settings import CodecConfig
-from policies.tokens.curves import design, ends, gaps, midpoints
+from policies.tokens.curves import design, ends, gaps
 
 RIDGE = 1e-3
 
@@ -21,8 +21,7 @@ class SplinePCA:
     """The maps between a scaled chunk (T, D), minus its start, and its K numbers.
 
     numbers = analysis @ chunk - prediction @ (1, start); steps between consecutive control points (M x D) =
-    synthesis @ numbers + drift @ (1, start), clipped to +-`max_step`; actions = basis @ (start, control points). For a
-    codec that is not relative, the start is zero and so is its weight in `basis`.
+    synthesis @ numbers + drift @ (1, start), clipped to +-`max_step`; actions = basis @ (start, control points).
     """
 
     basis: Float[np.ndarray, "T _"]
@@ -36,12 +35,10 @@ class SplinePCA:
     def fit(
         cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig
     ) -> "SplinePCA":
-        """Fit to scaled chunks minus their starts, and those starts (zeros for a codec that is not relative)."""
+        """Fit to scaled chunks minus their starts, and those starts."""
         length, channels = chunks.shape[1:]
         count, degree = config.curve_points, config.degree
-        basis = design(ends(length) if config.relative else midpoints(length), count, degree)
-        if not config.relative:
-            basis = np.concatenate([np.zeros((length, 1)), basis], axis=1)
+        basis = design(ends(length), count, degree)
         free = basis[:, 1:]
         orthonormal, sizes, turn = np.linalg.svd(free, full_matrices=False)
         numbers = np.einsum("tm,ntd->nmd", orthonormal, chunks).reshape(len(chunks), -1)
@@ -52,14 +49,9 @@ class SplinePCA:
         to_steps = np.kron(steps @ (turn.T / sizes), np.eye(channels))  # from orthonormal coefficients
         analysis = np.einsum("kmd,tm->ktd", axes.reshape(len(axes), -1, channels), orthonormal)
         moves = np.abs(numbers @ to_steps.T).reshape(len(chunks), -1, channels).max(0)
-        return cls(
-            basis,
-            analysis.reshape(len(axes), -1),
-            axes @ guess.T,
-            to_steps @ axes.T,
-            to_steps @ guess.T,
-            _max_steps(moves, config),
-        )
+        gap = gaps(count, degree)[:, None]  # the rate is degree x step / gap (de Boor 1978); one bound on it for all
+        maps = analysis.reshape(len(axes), -1), axes @ guess.T, to_steps @ axes.T, to_steps @ guess.T
+        return cls(basis, *maps, (moves / gap).max(0) * gap)
 
     def select(self, which: Int[np.ndarray, " k"]) -> "SplinePCA":
         """Return these maps for the numbers `which` only."""
@@ -97,15 +89,3 @@ def _with_one(start: np.ndarray) -> np.ndarray:
     known = np.empty((len(start), start.shape[1] + 1))
     known[:, 0], known[:, 1:] = 1, start
     return known
-
-
-def _max_steps(moves: np.ndarray, config: CodecConfig) -> np.ndarray:
-    """Return the largest steps (M, D) between control points that the fastest rate in the data allows.
-
-    `moves` (M, D): the largest steps in the data. The rate is degree x step / gap, the gap being that between knots (de
-    Boor 1978); the same bound on it holds throughout the chunk. In a codec that is not relative the first step is free.
-    """
-    gap = gaps(config.curve_points, config.degree)[:, None]
-    if config.relative:
-        return (moves / gap).max(0) * gap
-    return np.concatenate([np.full((1, moves.shape[1]), np.inf), (moves[1:] / gap).max(0) * gap])

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodel import attribution
 from worldmodel.attribution import Effects, Followed, Inputs, effects, follow, groups, prune, scores
 from worldmodel.guidance import Probes
 from worldmodel.layers import Linear
@@ -135,7 +134,7 @@ class Explainer:
         size = model.config.latent + model.shared
         self.member = groups(model.config.latent, model.config.group, size)
         ends = model.ends(usual.token)
-        self.average = attribution.Usual(torch.cat([usual.latent, ends]), usual.token)
+        self.average = torch.cat([usual.latent, ends]), usual.token
         self.probes = usual.probes
 
     def encode(self, seen: Observation) -> Float[Tensor, "B D"]:
@@ -155,7 +154,6 @@ class Explainer:
         reached: Float[Tensor, " A"],
         tokens: Float[Tensor, "H P"],
         followed: Float[Tensor, "H D"] | None = None,
-        seed: int = 0,
     ) -> Explained:
         """Explain a plan made from one observation, whose first curve begins at `reached`.
 
@@ -174,7 +172,7 @@ class Explainer:
         errors = torch.tensor([node.kind == "error" for node in nodes])
         lines = lines | (kept[:, None] & errors & (weight != 0))  # what is not explained is never left out
         kept = kept & (lines.any(0) | lines.any(1))
-        clamps = self._clamps(path, tokens, found, seed)
+        clamps = self._clamps(path, tokens, found)
         return Explained(path, tokens, found, nodes, weight, ends, kept, lines, *clamps)
 
     def _surprise(self, path: Followed, tokens: Tensor, followed: Float[Tensor, "H D"]) -> Float[Tensor, "H S"]:
@@ -271,10 +269,10 @@ class Explainer:
             for h in range(len(states))
         ]
 
-    def _clamps(self, path: Followed, tokens: Tensor, found: Effects, seed: int):
+    def _clamps(self, path: Followed, tokens: Tensor, found: Effects):
         """Hold groups at their means, and compare what is lost with what the effects predict."""
         steps, count = found.of_group.shape
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator().manual_seed(0)
         every = [((h, g),) for h in range(steps) for g in range(count)]
         order = found.of_group.flatten().abs().argsort(descending=True).tolist()
         mixed = torch.randperm(len(every), generator=draw).tolist()
@@ -290,7 +288,7 @@ class Explainer:
             for h, g in places:
                 masks[k, h] |= self.member[g]
         roots, plans = path.states[:, 0].expand(len(held), -1), tokens[:, None].expand(-1, len(held), -1)
-        left = follow(self.search, roots, plans, masks, self.average.state, share).total
+        left = follow(self.search, roots, plans, masks, self.average[0], share).total
         said = [share * sum(float(found.of_group[place]) for place in places) for places in held]
         lost = (path.total - left).tolist()
         return tuple(Clamp(tuple(h), share, s, m) for h, s, m in zip(held, said, lost, strict=True))

@@ -8,12 +8,11 @@ from policies.decisions.graph import Explained
 from worldmodel.attribution import influence
 
 
-def as_json(explained: Explained, names: Sequence[str], slug: str, scan: str, prompt: str, extra: dict) -> dict:
+def as_json(explained: Explained, names: Sequence[str], slug: str, scan: str, prompt: str) -> dict:
     """Return a graph in circuit-tracer's and Neuronpedia's schema, of its kept nodes and edges.
 
     `names`: the inputs of the encoder. They are the first of the prompt's tokens, followed by the steps and tokens in
     order of time. An outcome's `p` is its share of all outcomes; `influence` is cumulative, small for what matters.
-    `extra`: more of the metadata.
     """
     horizon, count = len(explained.tokens), len(names)
     prompt_tokens = [*names, "now"]
@@ -70,7 +69,6 @@ def as_json(explained: Explained, names: Sequence[str], slug: str, scan: str, pr
         **{"node_threshold": 0.8, "schema_version": 1},
         "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.98},
         "info": {"description": prompt, "generator": {"name": "semagram"}},
-        **extra,
     }
     params = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
     return {"metadata": metadata, "qParams": params, "nodes": nodes, "links": links}

@@ -33,7 +33,7 @@ class Strips:
 
     def __init__(self, step_seconds: float, gauges: Sequence[Gauge] = ()):
         self.step_seconds, self.gauges = step_seconds, gauges
-        self.told: list[Float[np.ndarray, " Q"]] = []
+        self.reported: list[Float[np.ndarray, " Q"]] = []
         self.actions: list[Float[np.ndarray, " A"]] = []
         self.imagined: list[tuple[float, float]] = []
 
@@ -42,13 +42,13 @@ class Strips:
         action: Float[np.ndarray, " A"],
         value: float | None = None,
         reward: float | None = None,
-        told: Sequence[float] = (),
+        reported: Sequence[float] = (),
     ) -> None:
         """Add a control step: its action, the value and imagined reward of its decision (None: no planner), and gauges.
 
-        `told`: the value of each gauge when it was decided.
+        `reported`: the value of each gauge when it was decided.
         """
-        self.told.append(np.asarray(told, float))
+        self.reported.append(np.asarray(reported, float))
         self.actions.append(np.asarray(action, float))
         self.imagined.append((np.nan if value is None else value, np.nan if reward is None else reward))
 
@@ -75,7 +75,7 @@ class Strips:
             page[top + height - 1, LABELS:] = PALE
         labels = [(colour, top, words) for *_, colour, top, _, words in lanes if words]
         for n, gauge in enumerate(self.gauges, 2):
-            top, values = STEPS + tall + ROW * n, np.array(self.told)[:, n - 2]
+            top, values = STEPS + tall + ROW * n, np.array(self.reported)[:, n - 2]
             _draw_gauge(page[top : top + ROW - 1, LABELS:], gauge, values, first)
             labels.append((GREY, top, f"{gauge.name[:13]}\n{values[-1]:.3g} {gauge.unit}"))
         seconds = np.floor(np.arange(first, len(actions)) * self.step_seconds + 1e-6).astype(int)

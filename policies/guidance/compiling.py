@@ -5,7 +5,8 @@ Each compiles into terms over named quantities, or into a linear head, from what
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policies.guidance.memory import Memory
 from policies.guidance.storage import Reading
-from policies.guidance.wishes import READABLE, read_yaml
+from policies.guidance.wishes import READABLE
+from policies.tokens.curves import Curve
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.guidance import Head, Probes
+from worldmodel.guidance_fit import Remembered
+from worldmodel.model import WorldModel
+from worldmodel.replay import Replay, window_at
 from worldmodel.settings import Term
 
 WELL_READ = 0.9
@@ -33,6 +37,70 @@ DETERMINED = 0.99
 EXAMPLES = 4
 """The least number of good examples."""
 LINE = re.compile(r"(\d+)\s*,\s*(\d+)\s*,\s*(good|bad)")
+AT_ONCE = 256
+"""Moments encoded at a time."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """N moments of a replay at which a token began: their latents (N, D) and quantities (N, Q), NaN where unknown.
+
+    episode (N,): the number of each one's episode. names (Q,). step (N,): its control step within the episode.
+    """
+
+    remembered: Remembered
+    quantities: Float[Tensor, "N Q"]
+    names: tuple[str, ...]
+    episode: Int[Tensor, " N"]
+    step: Int[Tensor, " N"]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, replay: Replay, model: WorldModel, names: Sequence[str], most: int = 100_000) -> "Memory":
+        """Encode the newest `most` moments of a replay whose tokens happened. Raises ValueError if it holds none."""
+        env, row = in_order(replay)
+        episode, step = numbered(replay, env, row)
+        env, row, episode, step = (each[-most:] for each in (env, row, episode, step))
+        curve = Curve.of_token(model.config.token, model.action_size)
+        parts = []
+        for e, r in zip(env.split(AT_ONCE), row.split(AT_ONCE), strict=True):
+            window = window_at(replay, e, r, 1, curve.length)
+            seen = model.preprocess(window.seen.map(lambda x: x.flatten(0, 1)))
+            z = model.encode(seen).unflatten(0, (2, -1))
+            parts.append(
+                (z[0], curve.encode(window.action)[0], z[1], 1 - window.terminated[0].float(), window.valid[0])
+            )
+        z, token, following, continues, valid = (torch.cat(each) for each in zip(*parts, strict=True))
+        kept = valid.bool()
+        remembered = Remembered(z[kept], token[kept], following[kept], continues[kept])
+        return cls(remembered, replay.quantities[env, row][kept], tuple(names), episode[kept], step[kept])
+
+    def probes(self) -> Probes:
+        """Fit a probe to each quantity."""
+        return Probes.fit(self.names, self.remembered.z, self.quantities, self.episode)
+
+
+def in_order(replay: Replay) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return environment and row of every step held, environment by environment, the oldest first."""
+    env, row = [], []
+    for e, filled in enumerate(replay.filled.tolist()):
+        rows = (int(replay.head[e]) - torch.arange(filled - 1, -1, -1)) % replay.rows
+        rows = rows[~replay.final[e, rows]]
+        env.append(torch.full_like(rows, e))
+        row.append(rows)
+    return torch.cat(env), torch.cat(row)
+
+
+def numbered(
+    replay: Replay, env: Int[Tensor, " N"], row: Int[Tensor, " N"]
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """Return the number of the episode, from 0, and the step within it, of rows in the order of `in_order`."""
+    before = (row - 1) % replay.rows
+    first = torch.ones_like(row, dtype=torch.bool)
+    first[1:] = (env[1:] != env[:-1]) | (before[1:] != row[:-1]) | replay.final[env[1:], before[1:]]
+    episode = first.long().cumsum(0) - 1
+    begins = torch.arange(len(row))[first]
+    return episode, torch.arange(len(row)) - begins[episode]
 
 
 def readings(probes: Probes, units: dict[str, str]) -> dict[str, Reading]:
@@ -98,7 +166,7 @@ def _terms(names: Sequence[str], middle: Float[Tensor, " T"], half: Float[Tensor
 def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int[Tensor, " B"]]:
     """Return the rows of the memory that are good and those that are bad.
 
-    `examples`: a CSV or YAML file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
+    `examples`: a CSV file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
     0. Raises UserError.
     """
     key = f"examples={examples}"
@@ -108,7 +176,11 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
         success = memory.quantities[:, memory.names.index("success")]
         return (success > 0.5).nonzero()[:, 0], (success <= 0.5).nonzero()[:, 0]
     rows: dict[str, list[int]] = {"good": [], "bad": []}
-    for at, line in enumerate(_lines(Path(examples)), 1):
+    try:
+        lines = [line for line in Path(examples).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: not readable ({error})") from error
+    for at, line in enumerate(lines, 1):
         found = LINE.fullmatch(line.strip().lower())
         try:
             if found:
@@ -119,17 +191,6 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
             raise UserError(f"{key}: line {at}: {error}") from error
     good, bad = (torch.tensor(rows[kind], dtype=torch.long) for kind in ("good", "bad"))
     return good, bad
-
-
-def _lines(path: Path) -> Iterable[str]:
-    if path.suffix in (".yaml", ".yml"):
-        listed = read_yaml(path, "examples")
-        listed = listed if isinstance(listed, list) else [listed]
-        return [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in listed]
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"examples={path}: not readable ({error})") from error
 
 
 def alike(values: Float[Tensor, "G Q"], probes: Probes, memory: Memory) -> tuple[Term, ...]:

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policies.tokens.curves import Curve
-from worldmodel.conditioning import Pins
 from worldmodel.guidance import Guidance
+from worldmodel.mppi import Pins
 from worldmodel.observation import Observation
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import Via

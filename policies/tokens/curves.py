@@ -106,16 +106,6 @@ def beginning(value: np.ndarray, rate: np.ndarray | None, count: int, degree: in
     return np.stack([value, value + np.asarray(rate) * gaps(count, degree)[0] / degree])
 
 
-def fit_from(start: np.ndarray, values: np.ndarray, count: int, degree: int) -> np.ndarray:
-    """Return the control points (..., count, D) of the least-squares curves from `start` (..., D) through `values`.
-
-    `values` (..., T, D) are those at the `ends` of T control steps.
-    """
-    weights = design(ends(values.shape[-2]), count, degree)
-    first = start[..., None, :]
-    return np.concatenate([first, np.linalg.pinv(weights[:, 1:]) @ (values - weights[:, :1] * first)], axis=-2)
-
-
 @cache
 def _boundaries(length: int, control_points: int, degree: int) -> Float[Tensor, "L K"]:
     """Return the weights of the control points (columns) at the end of each control step of a token (rows)."""

@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 from policies.tokens.curves import Curve
-from worldmodel.conditioning import correction
 from worldmodel.layers import SquashedGaussian
-from worldmodel.mppi import Plan, weighted_mean_and_deviations
+from worldmodel.mppi import Plan, correction, weighted_mean_and_deviations
 
 FLOOR = 0.02
 """Smallest standard deviation of a plan's token, on a range of 2, and smallest slope of tanh of a policy's."""
@@ -59,18 +57,6 @@ class LowRankGaussian:
         """Map standard normal `noise` (..., R) to tokens (..., P); the noise's shape ends in the token's own."""
         return self.mean + (self.factor @ noise.unsqueeze(-1)).squeeze(-1)
 
-    def log_density(self, w: Float[Tensor, "*N P"]) -> Float[Tensor, "*D"]:
-        """Return the log-density (...,) of tokens w (..., P).
-
-        Raises ValueError if a direction is known exactly, since there is no density then.
-        """
-        return self._dense().log_prob(w)
-
-    @property
-    def entropy(self) -> Float[Tensor, "*B"]:
-        """Differential entropy in nats: the freedom the token leaves. Raises ValueError as `log_density` does."""
-        return self._dense().entropy()
-
     def read(self, rows: Float[Tensor, "M P"]) -> tuple[Float[Tensor, "*B M"], Float[Tensor, "*B M"]]:
         """Return mean and standard deviation, each (..., M), of the linear readings rows @ w (`Curve.readings`)."""
         return self.mean @ rows.mT, (rows @ self.factor).norm(dim=-1)
@@ -97,13 +83,10 @@ class LowRankGaussian:
         """
         return self._update(torch.eye(self.mean.shape[-1], dtype=self.mean.dtype), other.mean, other.covariance)
 
-    def __getitem__(self, index) -> "LowRankGaussian":
-        """Index the leading dimensions."""
-        return LowRankGaussian(self.mean[index], self.factor[index])
-
     def _update(self, rows: Tensor, value: Tensor, noise: Tensor) -> "LowRankGaussian":
         """Condition on rows @ w = `value` (..., M), measured with noise of covariance `noise` (..., M, M)."""
-        seen, tiny = rows @ self.factor, self._tiny()
+        seen = rows @ self.factor
+        tiny = 100 * seen.shape[-1] * torch.finfo(seen.dtype).eps  # of all of the token's variance: rounding
         size = rows.square().sum(-1) * self.factor.square().sum((-2, -1)).unsqueeze(-1)
         root = _root(seen @ seen.mT + noise, tiny * (size + noise.diagonal(dim1=-2, dim2=-1)))
         if root is None:
@@ -115,17 +98,6 @@ class LowRankGaussian:
         factor = self.factor @ (turn * torch.where(left > tiny, left, 0.0).sqrt().unsqueeze(-2))
         certain = factor.norm(dim=-2, keepdim=True) <= tiny * self.factor.norm(dim=(-2, -1), keepdim=True)
         return LowRankGaussian(mean, torch.where(certain, 0.0, factor))
-
-    def _dense(self) -> MultivariateNormal:
-        """Return the same distribution as torch's. Raises ValueError if it has no density."""
-        root = _root(self.covariance, self._tiny() * self.factor.square().sum((-2, -1)).unsqueeze(-1))
-        if root is None:
-            raise ValueError("the token is known exactly in a direction, so it has no density; give it a deviation")
-        return MultivariateNormal(self.mean, scale_tril=root)
-
-    def _tiny(self) -> float:
-        """Return the variance, relative to all of the token's, below which it is rounding."""
-        return 100 * self.factor.shape[-1] * torch.finfo(self.factor.dtype).eps
 
 
 def _root(covariance: Tensor, least: Tensor) -> Tensor | None:

@@ -209,7 +209,7 @@ class Episodes:
         return Step(self.observation, rewards, *ends, torch.from_numpy(faulty))
 
     def _faults(self) -> np.ndarray:
-        """Return which environments (E,) have just reported a fault, and tell each."""
+        """Return which environments (E,) have just been at fault, and report each."""
         for fault in self._info.get(FAULT, ()):
             if fault is not None:
                 self._fault = fault
@@ -231,9 +231,9 @@ class Episodes:
         if self.experts is not None:
             self.experts.note(info)
         if QUANTITIES in info:
-            told = info[f"_{QUANTITIES}"]
+            known = info[f"_{QUANTITIES}"]
             self.quantities = self.quantities.clone()  # the last ones may be kept
-            self.quantities[torch.from_numpy(told)] = torch.from_numpy(np.asarray(info[QUANTITIES], np.float32)[told])
+            self.quantities[torch.from_numpy(known)] = torch.from_numpy(np.asarray(info[QUANTITIES], np.float32)[known])
         return observe(returned, self.senses)
 
     def state_dict(self) -> dict:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -92,40 +93,34 @@ def rollout(
             tick()
 
     play(episodes, agent, limit, note, once=True, act=partial(watch.act, agent) if watch else None)
-    told = tuple(map(np.stack, kept)) if named else ()
+    quantities = tuple(map(np.stack, kept)) if named else ()
     if not episodes.judged:
-        return Rollout(returns, lengths, None, tasks, told)
-    return Rollout(returns, lengths, successes, tasks, told, held >= np.minimum(last, lengths))
+        return Rollout(returns, lengths, None, tasks, quantities)
+    return Rollout(returns, lengths, successes, tasks, quantities, held >= np.minimum(last, lengths))
 
 
 def joined(played: Sequence[Rollout]) -> Rollout:
     """Concatenate batches of episodes; successes are known only if they are known in every batch."""
-    known = [batch.successes for batch in played if batch.successes is not None]
-    held = [batch.held for batch in played if batch.held is not None]
-    return Rollout(
-        np.concatenate([batch.returns for batch in played]),
-        np.concatenate([batch.lengths for batch in played]),
-        np.concatenate(known) if len(known) == len(played) else None,
-        tuple(name for batch in played for name in batch.tasks),
-        tuple(each for batch in played for each in batch.quantities),
-        np.concatenate(held) if len(held) == len(played) else None,
-    )
 
+    def whole(name: str) -> Any:
+        parts = [getattr(batch, name) for batch in played]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
 
-def by_task(played: Rollout) -> dict[str, float]:
-    """Return the mean return of each task, by name; empty if the environment has only one."""
-    names = np.array(played.tasks)
-    return {str(name): float(played.returns[names == name].mean()) for name in sorted(set(played.tasks))}
+    tasks = tuple(name for batch in played for name in batch.tasks)
+    quantities = tuple(each for batch in played for each in batch.quantities)
+    return Rollout(whole("returns"), whole("lengths"), whole("successes"), tasks, quantities, whole("held"))
 
 
 def outcome(planned: Rollout, alone: Rollout) -> dict:
     """Summarise the same episodes, with the planner and with the policy alone, as plain data with rounded returns."""
+    names = np.array(planned.tasks)
+    means = {name: round(float(planned.returns[names == name].mean()), 3) for name in sorted(set(planned.tasks))}
     return {
         "return_mean": round(float(planned.returns.mean()), 3),
         "return_std": round(float(planned.returns.std()), 3),
         "episodes": len(planned.returns),
         "policy_return_mean": round(float(alone.returns.mean()), 3),
-        "tasks": {name: round(value, 3) for name, value in by_task(planned).items()} or None,
+        "tasks": means or None,
         "success_rate": planned.success_rate,
         "policy_success_rate": alone.success_rate,
         "success_at_end_rate": planned.success_at_end_rate,

@@ -21,10 +21,10 @@ import numpy as np
 from codec_rivals import Beast, Bins, Fast
 from matplotlib.figure import Figure
 
-from configs.codec.codecs import check_lengths, settings, split
+from configs.codec import settings
 from configs.schema import TokensConfig
 from policies.codec import Codec
-from policies.codec.fitting import STRIDE, windows_of
+from policies.codec.fitting import STRIDE, Scaling, windows_of
 from robot import datasets
 from worldmodel.strict import build
 
@@ -129,19 +129,30 @@ def figure(path: Path, codec: Codec, fitted: list[np.ndarray], held_out: list[np
     drawing.savefig(path)
 
 
+def split(episodes: list[np.ndarray], seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Split episodes at random into those to fit to and 30 % held out, scaled by the quantiles of the former."""
+    order = np.random.default_rng(seed).permutation(len(episodes))
+    count = min(len(episodes) - 1, max(1, round(0.3 * len(episodes))))
+    fitted, held_out = ([episodes[i].astype(float) for i in sorted(part)] for part in (order[count:], order[:count]))
+    scaling = Scaling.fit(fitted)
+    return [scaling.scale(e) for e in fitted], [scaling.scale(e) for e in held_out]
+
+
+DEFAULTS = (("out", "runs/codec", Path), ("strings", 100_000, int), ("seed", 0, int))
+
+
 def main() -> None:
     """Fit, measure, draw and print."""
     keys = dict(pair.split("=", 1) for pair in sys.argv[2:])
-    out, strings = Path(keys.pop("out", "runs/codec")), int(keys.pop("strings", 100_000))
-    config = build(TokensConfig, {"verb": "draw", "dataset": sys.argv[1]} | {k: json.loads(v) for k, v in keys.items()})
+    out, strings, seed = (kind(keys.pop(k, v)) for k, v, kind in DEFAULTS)
+    config = build(TokensConfig, {"verb": "fit", "dataset": sys.argv[1]} | {k: json.loads(v) for k, v in keys.items()})
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
-    fitted, held_out = split(recording.episodes, config)
-    check_lengths(config, 2 * choice.length, fitted, held_out)
+    fitted, held_out = split(recording.episodes, seed)
     codec = Codec.fit(fitted, choice)
     rows = []
     for code in (codec, *rivals(fitted, choice.length, config.seconds)):
-        rows.append(measure(code, held_out, choice.length, strings, config.seed))
+        rows.append(measure(code, held_out, choice.length, strings, seed))
         print(json.dumps(rows[-1]), flush=True)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "table.csv").open("w", newline="") as file:
