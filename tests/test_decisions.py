@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from configs.runs.evaluation import Evaluation
-from configs.runs.explaining import why
+from configs.runs.explaining import Why, why
 from configs.schema import EvaluateConfig, WhyConfig
 from envs.settings import TaskConfig
 from policies.decisions import trace
@@ -282,11 +283,27 @@ def test_a_wrong_question_is_refused_in_a_line(checkpoint, keys, line, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
+def test_what_was_imagined_stands_beside_what_came_for_the_quantities_that_were_to_change_most():
+    still, moves, far = torch.zeros(1, 4), torch.arange(4.0)[None], -2 * torch.arange(4.0)[None]
+    names, one = ("still", "moves", "far"), torch.ones(3)
+    asked = Why.__new__(Why)
+    probes = Probes(names, torch.eye(3), torch.zeros(3), one, 0 * one, one)
+    asked.explainer = SimpleNamespace(probes=probes, model=SimpleNamespace(config=SimpleNamespace(latent=3)))
+    asked.units = {"far": "m"}
+    path = SimpleNamespace(states=torch.stack([still, moves, far], -1))
+    far, moves, still = asked._came(path, path.states[0, 1:] + 0.5)
+    assert (far["name"], far["unit"], moves["name"], still["name"]) == ("far", "m", "moves", "still")
+    assert far["steps"] == [[-2, -1.5], [-4, -3.5], [-6, -5.5]] and still["steps"] == [[0, 0.5]] * 3
+    assert asked._came(path, None) == []
+
+
 def test_in_a_browser_the_page_can_be_worked(browser, page):
     out, result = page
     with browser(out.as_uri()) as view:
         nodes = view.locator("#graph .node")
         assert nodes.count() == result["nodes"]
+        assert view.locator("#answer").inner_text().startswith("It did ")
+        assert view.locator("#senses tbody tr").count() == 6 and view.locator("#followed").is_hidden()  # nothing read
         ids = {node["node_id"] for node in json.loads(out.with_suffix(".json").read_text())["nodes"]}
         assert set(nodes.evaluate_all("all => all.map(one => one.dataset.id)")) == ids
         first = view.locator("#graph .node").nth(1)

@@ -26,7 +26,7 @@ from policies.guidance.compiling import Memory, independent
 from policies.guidance.wishes import READABLE
 from policies.storage.checkpoint import read_replay
 from policies.storage.folders import replace_file
-from worldmodel.attribution import follow
+from worldmodel.attribution import Followed, follow
 from worldmodel.errors import UserError
 from worldmodel.guidance import Probes
 from worldmodel.mppi import mppi
@@ -37,8 +37,9 @@ from worldmodel.senses import STATE_KEY
 SLOT = "/*data*/"
 MOMENTS, SAMPLED = 10_000, 64
 """How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
-SHOWN, PAIRED = 8, 4
-"""How many interventions on single groups, and on pairs and half of the way, the page's table shows."""
+SHOWN, PAIRED, CAME = 8, 4, 4
+"""How many interventions on single groups, and on pairs and half of the way, the page's table shows; how many
+quantities it follows."""
 
 
 def why(config: WhyConfig, _folder: Path) -> dict:
@@ -74,7 +75,7 @@ class Why:
             explained = self.explainer.explain(moment.seen, moment.reached, moment.tokens, really)
             seconds = time.perf_counter() - began
             graphs.append((explained, self._graph(moment, explained), seconds))
-            shown.append(self._shown(agent, moment, *graphs[-1]))
+            shown.append(self._shown(agent, moment, *graphs[-1]) | {"came": self._came(explained.path, really)})
             say(f"step {moment.step}: {int(explained.kept.sum())} nodes{' (asked)' if n == asked else ''}")
         task, path = self.loaded.task.label, str(self.loaded.path)
         about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked}
@@ -195,8 +196,25 @@ class Why:
             for name, value, low, high, r2 in rows
         ]
 
+    def _came(self, path: Followed, really: Tensor | None) -> list[dict]:
+        """Return the quantities that were to change most: after each token as imagined, and as they really were."""
+        probes, size = self.explainer.probes, self.explainer.model.config.latent
+        if really is None or not probes.names:
+            return []
+        read, real = probes(path.states[0, :, :size]), probes(really[:, :size])
+        imagined = read[1:]
+        pairs = torch.stack([imagined, real], -1)
+        moved = (imagined - read[0]).abs().amax(0) / (probes.high - probes.low).clamp(min=1e-9)
+        return [
+            {
+                **{"name": probes.names[q], "unit": self.units.get(probes.names[q], "")},
+                "steps": [[short(x) for x in pair] for pair in pairs[:, q].tolist()],
+            }
+            for q in moved.argsort(descending=True)[:CAME].tolist()
+        ]
+
     def _plans(self, agent: Agent, moment: Moment) -> list[dict]:
-        """Return the chosen plan, rejected ones and the policy's, each with its glyph, its return and why it lost."""
+        """Return the chosen plan, alternatives and the policy's, each with its glyph, its return and what it lacks."""
         explainer, plan = self.explainer, moment.plan
         elites, returns = plan.elites[:, 0], plan.returns[0]
         lost = rejected(elites.numpy(), returns.numpy(), plan.tokens[:, 0].numpy())
@@ -207,7 +225,7 @@ class Why:
         path = follow(explainer.search, root.expand(tokens.shape[1], -1), tokens)
         rewards, values = (path.of_reward * path.reward).sum(1), path.of_value * path.value
         step = 1 / self.rate
-        names = ["the plan", *(f"rejected {n + 1}" for n in range(len(lost))), "the policy's own"]
+        names = ["the plan", *(f"alternative {n + 1}" for n in range(len(lost))), "the policy's own"]
         weights = [None, *plan.weights[0, lost].tolist(), None]
         found = []
         for k, name in enumerate(names):
@@ -216,6 +234,7 @@ class Why:
             found.append(
                 {
                     **{"name": name, "svg": inline(svg(glyph(drawn), name)), "total": short(float(path.total[k]))},
+                    "apart": short(float(path.total[k] - path.total[0])),
                     **{"reward": short(float(rewards[k])), "value": short(float(values[k]))},
                     "weight": None if weights[k] is None else short(float(weights[k])),
                     "why": self._lost(path.total - path.total[0], rewards - rewards[0], path.states[:, -1], k),
