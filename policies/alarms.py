@@ -222,17 +222,21 @@ class Watch:
             for rewards, here, value in zip(self.rewards[-len(running) :], running, reward.tolist(), strict=True):
                 if here:
                     rewards.append(value)
+        if agent.plan is not None and agent.planner is not None:
+            due = torch.from_numpy(running) & (agent.at == 1)
+            if bool(due.any()):
+                self.read(agent, due)
+
+    def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
+        """Read what the agent, which plans, has just decided where it was `due`."""
         plan, decision = agent.plan, agent.decision
-        if plan is None or decision is None or agent.planner is None:
-            return
+        assert plan is not None and decision is not None and agent.planner is not None
         if not len(self._state):
             self._imagined = torch.full_like(plan.latent, torch.nan)
-            self._state = torch.full((len(running), len(GAUGES)), torch.nan)
-        due = torch.from_numpy(running) & (agent.at == 1)
-        if not bool(due.any()):
-            return
-        token = decision.tokens[0].to(plan.latent.device)
-        following, reward, _ = agent.planner.model.step(plan.latent, token)
+            self._state = torch.full((len(due), len(GAUGES)), torch.nan)
+        following, reward = (
+            decision.imagined or agent.planner.imagine(plan.latent, decision.tokens[0].to(plan.latent.device))[:2]
+        )
         error = (plan.latent - self._imagined).square().mean(-1).clamp(min=TINY)
         now = torch.stack([error, -reward], -1).cpu()
         state = torch.where(self._state.isfinite(), self._state.lerp(now, 1 / WINDOW), now)

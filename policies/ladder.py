@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -133,19 +132,18 @@ class Ladder(Watch):
             case.sent.append(action[i].clone())
         return action
 
-    def look(self, agent: Agent, running: Bool[np.ndarray, " B"], reward: Float[Tensor, " B"] | None = None) -> None:
+    def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
         """Read the gauges, and take the rungs that are due."""
-        counts = [len(rows) for rows in self._running]
-        super().look(agent, running, reward)
-        changed = torch.zeros(len(counts), dtype=torch.bool)
-        for i, (rows, count) in enumerate(zip(self._running, counts, strict=True)):
-            if len(rows) > count and agent.plan is not None and agent.decision is not None:
-                case, z, w = self._cases[i], agent.plan.latent[i], agent.decision.tokens[0, i]
-                if case.last is not None:
-                    case.seen.append((*case.last, z))
-                case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
-                case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
-                changed[i] = self._decide(i)
+        super().read(agent, due)
+        assert agent.plan is not None and agent.decision is not None
+        changed = torch.zeros_like(due)
+        for i in due.nonzero()[:, 0].tolist():
+            case, z, w = self._cases[i], agent.plan.latent[i], agent.decision.tokens[0, i]
+            if case.last is not None:
+                case.seen.append((*case.last, z))
+            case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
+            case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
+            changed[i] = self._decide(i)
         if bool(changed.any()):
             self._set(agent, changed)
 

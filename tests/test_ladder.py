@@ -115,7 +115,7 @@ class Acted(Agent):
         if not bool(own.all()):
             return torch.full((1, 3), 9.0)  # arbitrary
         token = 2 * torch.rand(1, 3, generator=self.drawn) - 1
-        self.plan, self.decision = SimpleNamespace(latent=self.z), SimpleNamespace(tokens=token[None])
+        self.plan, self.decision = SimpleNamespace(latent=self.z), SimpleNamespace(tokens=token[None], imagined=None)
         self.z = self.world.step(self.z, executed(token, self.gain, torch.zeros(1, 3)))[0]
         return token
 
