@@ -158,18 +158,22 @@ class Alarms:
             }
         return found
 
-    def keep(self, checkpoint: Path) -> Path:
-        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned."""
-        replace_file(path := checkpoint / FILE, json.dumps(asdict(self), indent=1).encode())
+    def keep(self, checkpoint: Path, robot: str = "") -> Path:
+        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned.
+
+        `robot`: on which they were made, "" for the task's own environment.
+        """
+        replace_file(path := checkpoint / file_of(robot), json.dumps(asdict(self), indent=1).encode())
         return path
 
     @classmethod
-    def kept(cls, checkpoint: Path) -> "Alarms | None":
+    def kept(cls, checkpoint: Path, robot: str = "") -> "Alarms | None":
         """Return those kept in a checkpoint's folder, None without any.
 
         Raises FolderError, one line, if the file is not of alarms, or of those of another checkpoint.
         """
-        path, again = checkpoint / FILE, "semagram-eval calibrate=<episodes> makes"
+        command = f"semagram-run robot={robot}" if robot else "semagram-eval"
+        path, again = checkpoint / file_of(robot), f"{command} calibrate=<episodes> makes"
         if not path.exists():
             return None
         try:
@@ -181,6 +185,22 @@ class Alarms:
         if alarms.checkpoint != sum_of_model(checkpoint):
             raise FolderError(f"{path}: of another checkpoint; {again} this one's")
         return replace(alarms, bands=bands)
+
+    @classmethod
+    def needed(cls, checkpoint: Path, guidance: str, robot: str) -> "Alarms":
+        """Return those made on a robot under this guidance. Raises UserError without such, FolderError as `kept`."""
+        alarms, again = cls.kept(checkpoint, robot), "the same command with calibrate=100 instead makes it"
+        if alarms is None:
+            raise UserError(f"ladder=true: no {file_of(robot)} in {checkpoint}; {again}")
+        if alarms.guidance != guidance:
+            made = f"under {alarms.guidance}" if alarms.guidance else "without guidance"
+            raise UserError(f"ladder=true: {file_of(robot)} was made {made}; {again}")
+        return alarms
+
+
+def file_of(robot: str) -> str:
+    """Return the name of the file of alarms made on a robot, "" for the task's own environment."""
+    return FILE.replace(".", f"-{robot}.") if robot else FILE
 
 
 def check_count(good: int, played: int, rate: float) -> None:
@@ -247,6 +267,27 @@ class Watch:
         for number in due.nonzero()[:, 0].tolist():
             surprise, schedule = self._state[number].tolist()
             self._running[number].append((math.log(surprise), schedule))
+
+    def ready(self, agent: Agent, begins: bool, rests: bool) -> None:
+        """Prepare for a decision in the one environment of a robot.
+
+        `begins`: its episode does; `rests`: the robot does, so that what it sees now is not what was imagined.
+        """
+        if begins or not self._running:
+            self.begin(1)
+        elif rests and len(self._imagined):
+            self._imagined[0] = torch.nan
+
+    def decided(self, agent: Agent) -> tuple[str, str, Float[np.ndarray, " G"]]:
+        """Read what the agent decided there.
+
+        Returns the rung that the robot is to carry out, "" for none; what was done and why, in a line; the gauges,
+        G = 0 as long as they are not all known.
+        """
+        if agent.planner is not None:
+            self.read(agent, torch.ones(1, dtype=torch.bool))
+        newest = np.array(self._running[0][-1:], np.float32).reshape(-1)
+        return "", "", newest if np.isfinite(newest).all() else newest[:0]
 
     def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
         """Return the values of one gauge, one array for each episode."""

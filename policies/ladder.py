@@ -2,14 +2,16 @@
 
 *identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *back off*: undo the last
 actions where they are joint targets, else none, and try again. *tool*: use a user's own (`policies.tools`). *ask*:
-somebody; without an answer, *stop*: no more actions. A surprise leads to identify, and no further. An agent that is
-behind its schedule climbs all, one after another, until it is not.
+somebody; without an answer, *stop*: no more actions. A surprise leads to identify, and no further; an arm, which may
+press against something, backs off before. An agent that is behind its schedule climbs all, one after another, until it
+is not.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -26,6 +28,10 @@ SURPRISE, SCHEDULE = GAUGES
 IDENTIFY, BACK_OFF, TOOL, ASK, STOP = "identify", "back off", "tool", "ask", "stop"
 BUDGETS = {IDENTIFY: 8, BACK_OFF: 10, TOOL: 10, ASK: 0}
 """Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
+UNDO = {"delta": -1.0, "absolute": 1.0, "": 0.0}
+"""By what actions stand for (`sim.so101.joints`): the factor by which the last ones, in reverse, lead back."""
+CARRIED = BACK_OFF, STOP
+"""Rungs that a robot carries out itself."""
 QUIET = 50
 """Silent decisions after which it begins again at the first rung."""
 BELIEVED = 0.35
@@ -88,8 +94,7 @@ class Ladder(Watch):
     ):
         """Climb by these alarms. `ask` gets a question and returns the answer, "" for none in time.
 
-        `undo`: the factor by which the last actions, in reverse, lead back: 1 for absolute joint targets, -1 for
-        relative ones, 0 for others. `first`: of each episode the decision of its first alarm, instead of `alarms`.
+        `undo`: one of UNDO. `first`: of each episode the decision of its first alarm, instead of `alarms`.
         `tools`: used in this order, each once before somebody is asked, with the defaults of their parameters.
         """
         super().__init__()
@@ -109,28 +114,53 @@ class Ladder(Watch):
         self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
         self._gain = torch.zeros(0)
 
-    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
-        """Return the agent's actions, except where the ladder acts."""
-        if agent.planner is None:
-            return agent.act(observation, own)
+    def _prepare(self, agent: Agent) -> None:
+        """Let the agent plan for whole bodies if its episodes begin now."""
         if self._own is None:
+            assert agent.planner is not None
             self._own = agent.model, agent.planner
         if not len(self._gain):
             shape = len(self._cases), agent.curve.action_size
             self._gain, self._offset = torch.ones(shape), torch.zeros(shape)
             self._set(agent, torch.zeros(shape[0], dtype=torch.bool))
+
+    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
+        """Return the agent's actions, except where the ladder acts."""
+        if agent.planner is None:
+            return agent.act(observation, own)
+        self._prepare(agent)
         here = torch.tensor([case.rung in (BACK_OFF, STOP) for case in self._cases])
         action = agent.act(observation, own & ~here)
         for i, case in enumerate(self._cases):
             if here[i]:
                 case.last = None
-                action[i] = case.back.pop() if case.back else 0.0
+                rest = case.sent[-1] if self.undo > 0 and case.sent else 0.0
+                action[i] = case.back.pop() if case.back else rest
                 case.left -= 1
                 if case.rung == BACK_OFF and case.left <= 0:
                     case.rung = ""
                     self._restart(i)
             case.sent.append(action[i].clone())
         return action
+
+    def ready(self, agent: Agent, begins: bool, rests: bool) -> None:
+        """Prepare for a decision, as `Watch` does; the robot itself backs off, rests and stops."""
+        super().ready(agent, begins, rests)
+        self._prepare(agent)
+        case = self._cases[0]
+        if rests:
+            case.last = None
+        if case.rung == BACK_OFF:  # it has
+            case.rung = ""
+            self._restart(0)
+
+    def decided(self, agent: Agent) -> tuple[str, str, Float[np.ndarray, " G"]]:
+        """Read what was decided and take the rungs that are due, as `Watch` does."""
+        done = len(self.steps)
+        *_, gauges = super().decided(agent)
+        rung = self._cases[0].rung
+        why = "; ".join(f"{step.rung}: {step.why}" for step in self.steps[done:])
+        return rung if rung in CARRIED else "", why, gauges
 
     def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
         """Read the gauges, and take the rungs that are due."""
@@ -189,7 +219,7 @@ class Ladder(Watch):
         """Take the next rung."""
         case = self._cases[i]
         if alarm == SURPRISE:
-            case.rung = IDENTIFY
+            case.rung = BACK_OFF if self.undo and not case.taken else IDENTIFY
         else:
             more = case.taken.count(TOOL) < len(self.tools)
             case.rung = next(name for name in BUDGETS if (more if name == TOOL else name not in case.taken))

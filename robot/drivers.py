@@ -4,6 +4,7 @@ A policy's is in `configs.arm.recording`: it needs the environments' observation
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from lerobot.teleoperators import Teleoperator
 
+from policies.ladder import BACK_OFF, STOP
 from policies.planner_link.client import PlannerClient
 from policies.planner_link.messages import Answer
 from robot.cameras import CameraBuffer
@@ -26,6 +28,8 @@ HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
 TAIL_S = 0.2
 """How long the arm takes to come to rest past a curve's end."""
+BACK_S = 0.33
+"""For how long an arm backs off along the targets that it was sent last."""
 
 
 class DriverLost(RuntimeError):
@@ -203,6 +207,8 @@ class PlanFollower(Driver):
     it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) gives
     the task's state from the arm's joints, `bodies` where the objects of a simulated scene are, `cameras` what the
     robot's cameras show. `answer` is the plan being followed; `waiting`: whether it ended before the next one came.
+    `say` gets a line for each rung of the planner's ladder (`policies.ladder`); `rungs` are all of them, and `alarm` is
+    the one since which there was no plan. `gauges`: of each episode and plan, what alarms are made of.
     """
 
     def __init__(
@@ -213,10 +219,12 @@ class PlanFollower(Driver):
         lead: int,
         cameras: CameraBuffer | None = None,
         bodies: Callable[[], object] = lambda: None,
+        say: Callable[[str], None] = lambda line: None,
     ):
         self._estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
-        self._episode = -2
+        self._say, self.rungs, self._episode = say, list[dict](), -2
+        self.gauges: list[list[np.ndarray]] = []
         self.begin()
 
     def begin(self, seed: int = 0) -> None:
@@ -227,7 +235,10 @@ class PlanFollower(Driver):
         self._asked: float | None = None  # when the pending question of this episode was
         self._from_rest = self._fresh = True
         self._next: Answer | None = None
-        self.waiting = False
+        self.waiting, self.alarm, self._stuck = False, "", ""
+        self._path: deque[np.ndarray] = deque(maxlen=1 + round(BACK_S * self._hz))  # the last targets sent
+        self.gauges.append([])
+        self._back: list[np.ndarray] = []  # those still to be sent again, the next one last
         self.answer: Answer | None = None
         self.cameras.forget()
 
@@ -242,9 +253,11 @@ class PlanFollower(Driver):
         self._late += reading.steps
         self._frame += reading.steps
         self._receive()
+        if self._back:
+            return self._back.pop()
         if not self._track.left:
             if self._next is not None:
-                self.answer, self._next, self.waiting = self._next, None, False
+                self.answer, self._next, self.waiting, self.alarm = self._next, None, False, ""
                 self._track.begin(self.answer.actions)
             elif self.started and not self.waiting:
                 self.plans.late += 1
@@ -263,6 +276,8 @@ class PlanFollower(Driver):
         self.cameras.see(reading.observation, reading.steps)
         if why := self.planner.gone():
             return FaultKind.PLANNER, why
+        if self._stuck:
+            return FaultKind.STUCK, self._stuck
         if self.cameras.blind:
             through = ", ".join(self.cameras.names)
             return FaultKind.BLIND, f"nothing to be seen through {through}, and the checkpoint has no other sense"
@@ -270,9 +285,11 @@ class PlanFollower(Driver):
 
     def sent(self, target: np.ndarray) -> None:
         """Request the next curve if it is time to, now that the target (6,) has been sent."""
+        self._path.append(target)
         if not self.planner.waiting:
             self._asked = None  # the planner was lost
-        if self._asked is not None or self._next is not None or self._track.left > self._lead:
+        busy = self._back or self._stuck or self._asked is not None or self._next is not None
+        if busy or self._track.left > self._lead:
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
@@ -289,5 +306,14 @@ class PlanFollower(Driver):
         self.plans.plan_ms.append(answer.plan_ms)
         self.plans.round_ms.append(1000 * (time.perf_counter() - self._asked))
         self._asked, self._fresh = None, False
-        if self._from_rest or self._late <= len(answer.actions):
+        self.gauges[-1].append(answer.gauges)
+        if answer.why:
+            self.alarm = answer.why
+            self.rungs.append({"episode": self._episode, "frame": self._frame, "why": answer.why})
+            self._say(f"episode {self._episode + 1}: {answer.why}")
+        if answer.rung:
+            self._track, self.waiting = TokenTrack(self._estimator.targets, self._hz), True
+            self._back = [*self._path][:-1] if answer.rung == BACK_OFF else []
+            self._stuck = answer.why if answer.rung == STOP else ""
+        elif self._from_rest or self._late <= len(answer.actions):
             self._next = answer

@@ -229,11 +229,12 @@ class Loop:
     def recover(self, driver: Driver, patience_s: float = 5.0) -> bool:
         """Release the gate once the cause of its fault is gone; return whether that happened within `patience_s`.
 
-        Never releases after a joint stalled or the arm was pushed (a person must look first, or is holding it), nor
-        while the driver could not go on.
+        Never releases after a joint stalled, the arm was pushed or the agent was stuck (a person must look first, or is
+        holding it), nor while the driver could not go on.
         """
         fault = self.robot.fault
-        if fault is not None and fault.kind in (FaultKind.STALLED, FaultKind.PUSHED, FaultKind.PLANNER):
+        looked_at = FaultKind.STALLED, FaultKind.PUSHED, FaultKind.STUCK, FaultKind.PLANNER
+        if fault is not None and fault.kind in looked_at:
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             reading = self.read()

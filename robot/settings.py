@@ -108,6 +108,10 @@ class RunConfig(EpisodeConfig):
     viewer_file: str = ""
     viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
+    calibrate: int = ranged(0, low=0, high=100_000)
+    false_alarms: float = ranged(0.05, above=0, high=0.5)
+    ladder: bool = False
+    tools: tuple[str, ...] = ()
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
@@ -128,7 +132,13 @@ class RunConfig(EpisodeConfig):
             unused(self, "device threads planner", "not with remote=; semagram-serve has these keys")
             if self.guidance.given:
                 raise UserError("guidance=: not with remote=; semagram-serve has this key")
-            unused(self, "trace", "not with remote=, whose planner is another machine's")
+            unused(self, "trace ladder calibrate", "not with remote=, whose planner is another machine's")
+        if self.tools and not self.ladder:
+            raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
+        if not self.planner:
+            unused(self, "ladder calibrate", "only with planner=true, whose plans are read")
+        if self.calibrate and self.ladder:
+            raise UserError(f"calibrate={self.calibrate}: without ladder=true, which acts on the alarms that it makes")
 
 
 @dataclass(frozen=True, kw_only=True)

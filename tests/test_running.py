@@ -6,10 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.arm.running import RunSession
+from policies.agent import Agent
+from policies.alarms import Alarms, Band
+from policies.ladder import STOP, Ladder
 from policies.training.rollouts import evaluation_seeds
 from robot.drivers import PlanFollower, Plans, TokenTrack
 from robot.loop import Loop, Reading, Smoothness
@@ -183,7 +187,7 @@ def wired(arms, tmp_path, monkeypatch):
     """
     arm, at, said, steps = arms.WiredArm(tmp_path, monkeypatch.setattr), {}, [], []
     planner = arms.FakePlanner(otherwise=0, action=lambda number, since: 0.2)
-    driver = PlanFollower(Estimator(), planner, HZ, 2)
+    driver = PlanFollower(Estimator(), planner, HZ, 2, say=said.append)
 
     def sink(step):
         steps.append(step)
@@ -201,15 +205,70 @@ def wired(arms, tmp_path, monkeypatch):
         (FaultKind.STALLED, lambda arm: setattr(arm.chain, "held", 3)),
         (FaultKind.PUSHED, lambda arm: arm.chain.tear(3, -40)),
         (FaultKind.LATE, lambda arm: arm.clock.sleep(0.5)),
+        (FaultKind.STUCK, lambda arm: None),
     ],
 )
 def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind, happens):
+    if kind is FaultKind.STUCK:
+        wired.planner.told = lambda number: {"rung": STOP * (number > 5), "why": "nobody answered", "gauges": ()}
     wired.at[20] = lambda: happens(wired.arm)
     assert wired.loop.episode(wired.driver, 300, lambda: False) is False
     assert wired.arm.robot.fault.kind is kind and wired.arm.robot.command.resting
-    assert wired.said == [f"stopped: {wired.arm.robot.fault}"] and wired.loop.faults == [str(wired.arm.robot.fault)]
+    assert wired.said[-1] == f"stopped: {wired.arm.robot.fault}" and wired.loop.faults == [str(wired.arm.robot.fault)]
     assert wired.loop.recover(wired.driver) is (kind is FaultKind.LATE)
     assert (wired.arm.robot.fault is None) is (kind is FaultKind.LATE)
+
+
+class Reaching(Agent):
+    """Moves a joint on and on; it knows nothing but where an arm is that goes where it is sent."""
+
+    def __init__(self):
+        self.curve, self.td_check, self.until = SimpleNamespace(length=4, action_size=6), None, torch.tensor([4])
+        imagine = lambda z, w: (z + w, torch.zeros(len(z)), torch.ones(len(z)))  # noqa: E731
+        self.model = object()
+        self.planner = SimpleNamespace(model=self.model, imagine=imagine)
+
+    def decide(self, place):
+        moved = torch.tensor([[4 * 0.15 * targets().step[0], 0, 0, 0, 0, 0]], dtype=torch.float32)
+        self.plan, self.decision = SimpleNamespace(latent=place), SimpleNamespace(tokens=moved[None], imagined=None)
+
+
+def test_an_arm_that_is_held_backs_off_the_way_it_came_within_half_a_second_and_goes_on_when_let_go(wired, monkeypatch):
+    monkeypatch.setattr("policies.ladder.identify", lambda *given: (torch.ones(6), torch.zeros(6), 1.0))
+
+    def band(most):
+        return Band((9.0,) * 6 + (most,) * 40, (1.0,) * 46, 1.0)
+
+    ladder = Ladder(Alarms({"surprise": band(-10.5), "schedule": band(9)}, "", "", "", 0.05, 80, 80), -1.0)
+    agent, seen, asked = Reaching(), [], wired.planner.ask
+
+    def ask(state, fresh, *more):
+        seen.append((torch.tensor(state, dtype=torch.float32)[None], fresh))
+        return asked(state, fresh, *more)
+
+    def told(number):
+        place, fresh = seen[-1]
+        ladder.ready(agent, number == 1, fresh)
+        agent.decide(place)
+        return dict(zip(("rung", "why", "gauges"), ladder.decided(agent), strict=True))
+
+    follow, arm = wired.driver._estimator.follow, wired.arm
+    wired.driver._estimator.follow = lambda joints, *more: (setattr(wired, "joints", joints), follow(joints, *more))
+    wired.driver._estimator.state = lambda ahead: wired.joints + (ahead[-1] - wired.steps[-1].sent if len(ahead) else 0)
+    wired.planner.ask, wired.planner.told = ask, told
+    wired.planner.action = lambda number, since: np.eye(6)[0] * 0.15
+    wired.at[60] = lambda: setattr(arm.chain, "held", 1)
+    wired.at[78] = lambda: setattr(arm.chain, "held", None)
+    wired.driver.begin()
+    wired.loop.episode(wired.driver, 120)
+    sent = np.array([step.sent[0] for step in wired.steps])
+    (rung,) = wired.driver.rungs
+    assert rung["why"] == "back off: the world does not answer as imagined" and not wired.loop.faults
+    back = int(np.flatnonzero(np.diff(sent) < -1e-4)[0])
+    assert 60 <= back <= 60 + HZ / 2 and wired.said == [f"episode 1: {rung['why']}"]
+    turned, most = sent[back : back + 15], sent[back]
+    assert sent[back - 10] <= turned.min() < most - 0.04 and sent[-1] > most  # as far as the careful limits let it
+    assert all(left > -1e-9 for step in wired.steps for _, left in step.margins.least().values())
 
 
 def test_a_driver_that_is_in_trouble_stops_the_arm_and_is_not_gone_on_with(wired):

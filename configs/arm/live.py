@@ -93,7 +93,8 @@ class WebView(NoView):
         plans = follower.plans
         more = {"plan_ms": short(plans.plan_ms[-1]) if plans.plan_ms else None, "late_plans": plans.late}
         late = ["the next plan is late: the arm follows the last curve to rest"] if follower.waiting else []
-        self._now, self._fault = (step, follower.answer, more | {"alarms": late}), ""
+        alarms = [follower.alarm] if follower.alarm else late
+        self._now, self._fault = (step, follower.answer, more | {"alarms": alarms}), ""
 
     def say(self, text: str) -> None:
         """Print a line, and show it."""

@@ -1,11 +1,12 @@
 """A run of a checkpoint on an arm: whether it suits the arm; its planner, cameras, view and episodes."""
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL, StateEstimator, scene_bodies
+from policies.alarms import GAUGES, Alarms, Watch, check_count
 from policies.guidance.chosen import wishes_of
 from policies.guidance.judge import Judge
+from policies.guidance.storage import read_spec as guidance_spec
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
 from policies.training.rollouts import evaluation_seeds
@@ -85,6 +88,9 @@ class RunSession:
         task = renamed(task_of(spec), config.on_task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
+        if config.calibrate:
+            check_count(config.calibrate, config.calibrate, config.false_alarms)
+            config = replace(config, episodes=config.calibrate)
         session = cls(config, path, spec, task)
         session.check()
         return session
@@ -179,6 +185,8 @@ class RunSession:
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
             end = self._drive(loop, follower, estimator, results, fulfilment)
+        if config.calibrate and end in ("done", "fault"):
+            self._calibrate(follower, results)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
@@ -189,6 +197,7 @@ class RunSession:
             **loop.ticks.summary(),
             "planner_losses": follower.planner.losses,
             "trace": trace or None,
+            "ladder": follower.rungs if config.ladder or config.remote else None,
             "faults": loop.faults,
             "driver": loop.robot.name,
             "robot": config.robot,
@@ -222,7 +231,8 @@ class RunSession:
             connecting.result()
         cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, say)
         bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-        return PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies), estimator, inner
+        lead = min(config.lead, begin.every)
+        return PlanFollower(estimator, link, hz, lead, cameras, bodies, say), estimator, inner
 
     def _drive(
         self,
@@ -286,6 +296,16 @@ class RunSession:
             if not loop.recover(follower):
                 return False
         return False
+
+    def _calibrate(self, follower: PlanFollower, results: list[bool | None]) -> None:
+        """Make the alarms of this robot. Raises UserError if too few episodes were good."""
+        watch, unknown = Watch(), [math.nan] * len(GAUGES)
+        lived = follower.gauges[-len(results) :]
+        watch.rows = [[tuple(each) if len(each) else tuple(unknown) for each in episode] for episode in lived]
+        good = None if None in results else np.array(results, bool)
+        sentence = "; ".join(guidance_spec(path).sentence for path, _ in self.config.guidance.each)
+        alarms = Alarms.of(watch, good, self.config.false_alarms, self.path, self.task.label, sentence)
+        say(f"alarms of {alarms.episodes} good episodes: {alarms.keep(self.path, self.config.robot)}")
 
     def _view(self) -> NoView:
         config, token, hz = self.config, self.spec.model.token, self.task.arm.control_hz

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent, Totals
+from policies.alarms import Watch
 from policies.planner_link.messages import (
     Answer,
     Begin,
@@ -22,6 +23,7 @@ from policies.planner_link.messages import (
     WrongMessage,
     hang_up,
     incompatible,
+    one_line,
     receive,
     send,
 )
@@ -45,9 +47,15 @@ class PlannerService:
     refused.
     """
 
-    def __init__(self, agent: Agent, settings: Begin, say: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        agent: Agent,
+        settings: Begin,
+        say: Callable[[str], None] = lambda line: None,
+        watch: Watch | None = None,
+    ):
         """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
-        self.agent, self.settings, self._say = agent, settings, say
+        self.agent, self.settings, self._say, self._watch, self._episode = agent, settings, say, watch, -1
         remembered = len(agent.model.config.vision.frame_lags)
         self._frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
         self._sentence, self._deadline_ms = torch.zeros(1, Words.size), 0.0
@@ -69,7 +77,7 @@ class PlannerService:
         """Forget everything before, and decide for that robot. Raises Refused if this planner does not suit it."""
         sentence = self._sentence_of(begin)
         self.agent.forget()
-        self._sentence, self._deadline_ms = sentence, begin.deadline_ms
+        self._sentence, self._deadline_ms, self._episode = sentence, begin.deadline_ms, -1
 
     def answer(self, question: Question) -> Answer | Refusal:
         """Decide. Return a Refusal if an array has the wrong shape, or if no plan has a finite return."""
@@ -80,13 +88,20 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         if self.agent.trace is not None:
             self.agent.trace.place = lambda: ([question.episode], [question.frame])
+        rung, why, gauges, watch = "", "", np.zeros(0, np.float32), self._watch
         try:
+            if watch is not None:
+                watch.ready(self.agent, question.episode != self._episode, question.fresh)
+                self._episode = question.episode
             decision = self.agent.decide(self._observation(question), deadline=deadline)
+            if watch is not None:
+                rung, why, gauges = watch.decided(self.agent)
         except (UserError, PlanFault) as fault:
             return Refusal.of(fault)
         tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
-        return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, tokens)
+        plan_ms = 1000 * (time.perf_counter() - began)
+        return Answer(question.number, plan_ms, length, actions, tokens, rung, one_line(why), gauges)
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
