@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -198,6 +199,10 @@ class Alarms:
         return alarms
 
 
+NEVER = Alarms({name: Band((0.0,), (1.0,), math.inf) for name in GAUGES}, "", "", "", 0.0, 0, 0)
+"""Alarms that nothing raises."""
+
+
 def file_of(robot: str) -> str:
     """Return the name of the file of alarms made on a robot, "" for the task's own environment."""
     return FILE.replace(".", f"-{robot}.") if robot else FILE
@@ -207,6 +212,19 @@ def check_count(good: int, played: int, rate: float) -> None:
     """Raise UserError if so many good episodes, of those played, are too few for alarms at this rate."""
     if good < (least := least_episodes(rate / len(GAUGES))):
         raise UserError(f"{good} good episodes of {played}: at least {least} for a rate of {rate:g}")
+
+
+class Told(NamedTuple):
+    """What a robot is told of a decision besides the plan.
+
+    `rung`: what it is to do instead, "" for nothing; `why`: what was done, or is asked, in a line; `gauges`: the
+    newest, G = 0 as long as they are not all known; `choices`: the answers to what is asked.
+    """
+
+    rung: str
+    why: str
+    gauges: Float[np.ndarray, " G"]
+    choices: tuple[str, ...] = ()
 
 
 class Watch:
@@ -268,26 +286,23 @@ class Watch:
             surprise, schedule = self._state[number].tolist()
             self._running[number].append((math.log(surprise), schedule))
 
-    def ready(self, agent: Agent, begins: bool, rests: bool) -> None:
+    def ready(self, agent: Agent, begins: bool, rests: bool, reply: str = "") -> None:
         """Prepare for a decision in the one environment of a robot.
 
-        `begins`: its episode does; `rests`: the robot does, so that what it sees now is not what was imagined.
+        `begins`: its episode does; `rests`: the robot does, so that what it sees now is not what was imagined; `reply`:
+        the answer to what it was told to ask.
         """
         if begins or not self._running:
             self.begin(1)
         elif rests and len(self._imagined):
             self._imagined[0] = torch.nan
 
-    def decided(self, agent: Agent) -> tuple[str, str, Float[np.ndarray, " G"]]:
-        """Read what the agent decided there.
-
-        Returns the rung that the robot is to carry out, "" for none; what was done and why, in a line; the gauges,
-        G = 0 as long as they are not all known.
-        """
+    def decided(self, agent: Agent) -> Told:
+        """Read what the agent decided there, and return what to tell the robot."""
         if agent.planner is not None:
             self.read(agent, torch.ones(1, dtype=torch.bool))
         newest = np.array(self._running[0][-1:], np.float32).reshape(-1)
-        return "", "", newest if np.isfinite(newest).all() else newest[:0]
+        return Told("", "", newest if np.isfinite(newest).all() else newest[:0])
 
     def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
         """Return the values of one gauge, one array for each episode."""

@@ -12,7 +12,11 @@ The parameters are told as JSON Schema, as MCP's tools tell theirs.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -70,3 +74,44 @@ class Tool:
             return " ".join(str(self.function(**arguments)).split())
         except Exception as error:  # of whatever the function does
             raise UserError(f"tools=[{self.name}]: {type(error).__name__}: {in_one_line(error)}") from error
+
+
+class Asker:
+    """Asks a person a question with choices, never waiting: whoever calls `answer` first answers it.
+
+    `question`, `choices`: what is asked now, "" and () for nothing.
+    """
+
+    def __init__(self, timeout_s: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        """Let `timeout_s` pass for an answer; `say` gets the question as lines for people."""
+        self._timeout_s, self._say, self._clock = timeout_s, say, clock
+        self.question, self.choices, self._reply, self._until = "", tuple[str, ...](), "", math.inf
+
+    def begin(self, question: str, choices: Sequence[str]) -> None:
+        """Ask; a person at a terminal may type the number of a choice."""
+        self.question, self.choices, self._reply = question, tuple(choices), ""
+        self._until = self._clock() + self._timeout_s
+        numbered = ", ".join(f"{number}: {each}" for number, each in enumerate(choices, 1))
+        self._say(f"{question} {numbered}; within {self._timeout_s:g} s")
+        if sys.stdin is not None and sys.stdin.isatty():
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def answer(self, number: int) -> bool:
+        """Take a choice, from 1; return whether it is one of those asked for now."""
+        if not self.question or not 1 <= number <= len(self.choices):
+            return False
+        self._reply = self.choices[number - 1]
+        return True
+
+    def poll(self) -> str | None:
+        """Return the answer, "" if none came in time, None as long as one may come."""
+        if not self._reply and self._clock() < self._until:
+            return None
+        self.question, self.choices = "", ()
+        return self._reply
+
+    def _read(self) -> None:
+        while self.question:
+            line = sys.stdin.readline()
+            if not line or (line.strip().isdecimal() and self.answer(int(line))):
+                return

@@ -42,6 +42,8 @@ class Driver:
     """Chooses goals, step by step. `started`: whether it moves the arm already; an episode's time begins then."""
 
     started = True
+    waited, waits = 0, 0
+    """Control steps of the episode for which it waited for a person, which do not count; how many there may be."""
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode; the arm is where the episode begins."""
@@ -198,8 +200,8 @@ class Loop:
         first, last = 0 if driver.started else round(FIRST_S * self.ticks.hz), -1
         began: int | None = None
         start = self.ticks.clock.monotonic()
-        for number, i in enumerate(self.ticks.run(first + steps)):
-            if began is not None and i - began >= steps:
+        for number, i in enumerate(self.ticks.run(first + steps + driver.waits)):
+            if (began is not None and i - began - driver.waited >= steps) or i - driver.waited >= first + steps:
                 break
             reading, last = self.read(i - last), i
             start = reading.at if number == 0 else start
@@ -214,7 +216,7 @@ class Loop:
             if self.robot.fault is not None:
                 self._rest()
                 return None if judge is None else False
-            began = i if began is None and (driver.started or i >= first) else began
+            began = i if began is None and (driver.started or i - driver.waited >= first) else began
             success = None if judge is None or began is None else bool(judge())
             done = bool(done or success) if success is not None else done
             driver.sent(sent)

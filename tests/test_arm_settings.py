@@ -52,6 +52,7 @@ WRONG = [  # what is made, of what, how the line begins
     (run, {"remote": "there:1"}, "remote=there:1: a Unix socket or localhost:<port>; ssh -L"),
     (run, {"remote": "here", "device": "cuda"}, "device=cuda: not with remote="),
     (run, {"remote": "here", "ladder": True}, "ladder=true: not with remote="),
+    (run, {"ask": True}, r"ask=true: with guidance=\[a,b,\.\.\.\], of which one is meant"),
     (run, {"tools": ("knock",)}, r"tools=\[knock\]: only with ladder=true"),
     (run, {"planner": False, "calibrate": 100}, "calibrate=100: only with planner=true"),
     (run, {"ladder": True, "calibrate": 100}, "calibrate=100: without ladder=true"),

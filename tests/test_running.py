@@ -14,8 +14,9 @@ from configs.arm.running import RunSession
 from policies.agent import Agent
 from policies.alarms import Alarms, Band
 from policies.ladder import STOP, Ladder
+from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
-from robot.drivers import PlanFollower, Plans, TokenTrack
+from robot.drivers import HELD_RAD, HELD_S, PlanFollower, Plans, TokenTrack
 from robot.loop import Loop, Reading, Smoothness
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
@@ -210,7 +211,12 @@ def wired(arms, tmp_path, monkeypatch):
 )
 def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind, happens):
     if kind is FaultKind.STUCK:
-        wired.planner.told = lambda number: {"rung": STOP * (number > 5), "why": "nobody answered", "gauges": ()}
+        wired.planner.told = lambda number: {
+            "rung": STOP * (number > 5),
+            "why": "nobody answered",
+            "choices": "",
+            "gauges": (),
+        }
     wired.at[20] = lambda: happens(wired.arm)
     assert wired.loop.episode(wired.driver, 300, lambda: False) is False
     assert wired.arm.robot.fault.kind is kind and wired.arm.robot.command.resting
@@ -242,7 +248,7 @@ def test_an_arm_that_is_held_backs_off_the_way_it_came_within_half_a_second_and_
     ladder = Ladder(Alarms({"surprise": band(-10.5), "schedule": band(9)}, "", "", "", 0.05, 80, 80), -1.0)
     agent, seen, asked = Reaching(), [], wired.planner.ask
 
-    def ask(state, fresh, *more):
+    def ask(state, fresh, *more, reply):
         seen.append((torch.tensor(state, dtype=torch.float32)[None], fresh))
         return asked(state, fresh, *more)
 
@@ -250,7 +256,7 @@ def test_an_arm_that_is_held_backs_off_the_way_it_came_within_half_a_second_and_
         place, fresh = seen[-1]
         ladder.ready(agent, number == 1, fresh)
         agent.decide(place)
-        return dict(zip(("rung", "why", "gauges"), ladder.decided(agent), strict=True))
+        return ladder.decided(agent)._asdict()
 
     follow, arm = wired.driver._estimator.follow, wired.arm
     wired.driver._estimator.follow = lambda joints, *more: (setattr(wired, "joints", joints), follow(joints, *more))
@@ -269,6 +275,67 @@ def test_an_arm_that_is_held_backs_off_the_way_it_came_within_half_a_second_and_
     turned, most = sent[back : back + 15], sent[back]
     assert sent[back - 10] <= turned.min() < most - 0.04 and sent[-1] > most  # as far as the careful limits let it
     assert all(left > -1e-9 for step in wired.steps for _, left in step.margins.least().values())
+
+
+def test_a_held_joint_is_told_and_backed_off_from_twice_within_half_a_second_and_then_the_arm_stops(wired):
+    wired.driver._backs_off, wired.planner.action = True, lambda number, since: np.eye(6)[0] * 0.15
+    wired.driver.begin()
+    wired.at[60] = lambda: setattr(wired.arm.chain, "held", 1)
+    assert wired.loop.episode(wired.driver, 300, lambda: False) is False
+    why = "shoulder_pan does not go where it is sent; is it held, or against something?"
+    assert [rung["why"] for rung in wired.driver.rungs] == [
+        f"{rung}: {why}" for rung in ("back off", "back off", "stop")
+    ]
+    assert wired.loop.faults == [f"stuck: stop: {why}"] and wired.arm.robot.command.resting
+    gap = np.array([abs(step.sent - step.reading.joints)[0] for step in wired.steps])
+    first = wired.driver.rungs[0]["frame"]
+    pressed = int(np.flatnonzero(gap > HELD_RAD)[0])
+    assert HELD_S * HZ <= first - pressed <= HZ / 2 and gap[first + 10] < gap[first] / 2
+    assert all(left > -1e-9 for step in wired.steps for _, left in step.margins.least().values())
+
+
+def test_a_joint_that_moves_or_a_gripper_that_holds_something_is_not_held(wired):
+    wired.driver._backs_off = True
+    wired.driver.begin()
+    wired.at[30] = lambda: setattr(wired.arm.chain, "held", 6)
+    wired.loop.episode(wired.driver, 90)
+    assert not wired.driver.rungs
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_question_rests_the_arm_until_it_is_answered_and_without_an_answer_it_stops(wired, answers):
+    asker, replies, asked = Asker(4.0, wired.said.append, wired.arm.clock.monotonic), [], wired.planner.ask
+    wired.driver._asker, wired.driver.waits = asker, 5 * HZ
+    wired.driver.begin()
+
+    def ask(*given, reply):
+        if wired.driver._asking:
+            replies.append(reply)
+        elif reply:
+            raise AssertionError("nothing was asked")
+        return asked(*given)
+
+    def told(number):
+        nobody = STOP * (replies == [""])
+        choices = '["stand", "hang", "stop"]' * (number == 6)
+        return {
+            "rung": "ask" if choices else nobody,
+            "why": "which?" * bool(choices or nobody),
+            "choices": choices,
+            "gauges": (),
+        }
+
+    wired.planner.ask, wired.planner.told = ask, told
+    wired.at[90] = lambda: answers and (asker.answer(4), asker.answer(2))
+    done = wired.loop.episode(wired.driver, 120, lambda: False)
+    assert wired.said[1] == "which? 1: stand, 2: hang, 3: stop; within 4 s"
+    sent = np.array([step.sent for step in wired.steps])
+    assert done is False and np.abs(np.diff(sent[50:88], axis=0)).max() < 1e-6  # it rests
+    assert replies == ["hang" if answers else ""]
+    assert (wired.loop.faults == []) is answers and (asker.question, asker.poll()) == ("", "hang" if answers else "")
+    assert wired.driver.waited == pytest.approx(69 if answers else 4 * HZ, abs=6)
+    if answers:  # the time that it waited does not count
+        assert len(sent) == pytest.approx(120 + wired.driver.waited, abs=3) and np.abs(sent[-1] - sent[60]).max() > 0.1
 
 
 def test_a_driver_that_is_in_trouble_stops_the_arm_and_is_not_gone_on_with(wired):

@@ -126,7 +126,7 @@ class FakePlanner:
     def waiting(self):
         return bool(self.due)
 
-    def ask(self, state, fresh, frames, there, episode=0, frame=0):
+    def ask(self, state, fresh, frames, there, episode=0, frame=0, reply=""):
         if self.waiting:
             return False
         self.asked.append((self.now, state, fresh))
@@ -142,7 +142,7 @@ class FakePlanner:
 
     def told(self, number):
         """What an answer says besides: a rung, and why."""
-        return {"rung": "", "why": "", "gauges": ()}
+        return {"rung": "", "why": "", "choices": "", "gauges": ()}
 
     def poll(self):
         return self.due.pop(0)[1] if self.due and self.due[0][0] <= self.now else None

@@ -14,12 +14,12 @@ from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from policies.alarms import Alarms, Watch
+from policies.alarms import NEVER, Alarms, Watch
 from policies.decisions.trace import traced
 from policies.guidance.chosen import Chosen
 from policies.ladder import UNDO, Ladder
 from policies.planner_link.client import PlannerClient, reach
-from policies.planner_link.messages import Begin, Refusal, receive, send
+from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
@@ -35,12 +35,16 @@ ENDING_S = 3.0
 
 @dataclass(frozen=True)
 class Watched:
-    """How a robot's planner is watched: by a ladder with these tools, or, to make alarms, without acting on it."""
+    """How a robot's planner is watched: by a ladder with these tools, or, to make alarms, without acting on it.
+
+    `ask`: which one of its guidances is meant.
+    """
 
     robot: str = ""
     ladder: bool = False
     tools: tuple[str, ...] = ()
     calibrate: bool = False
+    ask: bool = False
 
 
 NOT_WATCHED = Watched()
@@ -87,12 +91,19 @@ def planner_service(
     """
     loaded = load_agent(checkpoint, seed, device, threads, planned)
     chosen = Chosen.load(guidance, loaded.path, loaded.agent.model) if guidance.given else None
-    if chosen:
+    if chosen and not watched.ask:
         chosen.guide(loaded.agent)
     watch = Watch() if watched.calibrate else None
+    if watched.ask and chosen:
+        sentences = [wish.sentence for wish in chosen.wishes]
+        if len(set(sentences)) < len(sentences) or len(json.dumps(sentences)) > LONGEST_TEXT // 2:
+            raise UserError(f"ask=true: short sentences that differ, not {'; '.join(sentences)}")
+        options = dict(zip(sentences, (each for each, _ in chosen.guidances), strict=True))
+        watch = Ladder(NEVER, ask=None, options=options)
     if watched.ladder:
         alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
-        watch = Ladder(alarms, UNDO[loaded.task.control or ""], tools=[Tool.of(name) for name in watched.tools])
+        tools = [Tool.of(name) for name in watched.tools]
+        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=tools)
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
 
 
@@ -119,7 +130,7 @@ def planner_client(
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:
         more = {"guidance": asdict(config.guidance), "plugins": config.plugins}
-        more["watched"] = asdict(Watched(config.robot, config.ladder, config.tools, config.calibrate > 0))
+        more["watched"] = asdict(Watched(config.robot, config.ladder, config.tools, config.calibrate > 0, config.ask))
         own = config.seed, config.device, config.threads, config.planner, json.dumps(more)
         sock = start_planner(stack, checkpoint, *own, trace)
         client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)

@@ -29,6 +29,7 @@ from policies.guidance.judge import Judge
 from policies.guidance.storage import read_spec as guidance_spec
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
+from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import configured, connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
@@ -173,7 +174,9 @@ class RunSession:
             show = self._view()
             stack.callback(show.close)
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
-            follower, estimator, inner = self.follower(stack, show.say, trace)
+            asker = Asker(config.ask_timeout_s, show.say) if config.ask or config.ladder else None
+            show.asker = asker
+            follower, estimator, inner = self.follower(stack, show.say, trace, asker)
             wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
             fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
             robot = gated(inner, config.preset)
@@ -197,7 +200,7 @@ class RunSession:
             **loop.ticks.summary(),
             "planner_losses": follower.planner.losses,
             "trace": trace or None,
-            "ladder": follower.rungs if config.ladder or config.remote else None,
+            "ladder": follower.rungs if asker or config.remote else None,
             "faults": loop.faults,
             "driver": loop.robot.name,
             "robot": config.robot,
@@ -209,7 +212,11 @@ class RunSession:
         }
 
     def follower(
-        self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = ""
+        self,
+        stack: contextlib.ExitStack,
+        say: Callable[[str], None],
+        trace: str = "",
+        asker: Asker | None = None,
     ) -> tuple[PlanFollower, StateEstimator, Robot]:
         """Return what follows the checkpoint's plans, what tells it the task's state, and the arm, not connected.
 
@@ -232,7 +239,9 @@ class RunSession:
         cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, say)
         bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
         lead = min(config.lead, begin.every)
-        return PlanFollower(estimator, link, hz, lead, cameras, bodies, say), estimator, inner
+        follower = PlanFollower(estimator, link, hz, lead, cameras, bodies, say, asker, config.ladder)
+        follower.waits = math.ceil(config.ask_timeout_s * hz) * (asker is not None)
+        return follower, estimator, inner
 
     def _drive(
         self,

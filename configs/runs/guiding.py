@@ -268,7 +268,9 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
     entries = library.meant(said, library.read_library(path))
     if len(entries) > 1:
         _print([f"words='{entry.sentence}'" for entry in entries])
-        raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")
+        raise UserError(
+            f"words='{said}': may mean any of these {len(entries)}; say one of them, or ask (docs/robot.md)"
+        )
     (entry,) = entries
     return Compiled(wishes.parse(entry.want, known.spec.quantities), entry.sentence, made_from={"words": said})
 

@@ -71,7 +71,14 @@ class PlannerClient:
         return self._pending is not None
 
     def ask(
-        self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=(), episode: int = 0, frame: int = 0
+        self,
+        state,
+        fresh: bool,
+        frames: Sequence[np.ndarray] = (),
+        present=(),
+        episode: int = 0,
+        frame: int = 0,
+        reply="",
     ) -> bool:
         """Ask for a decision (`Question`) unless another is pending; return whether it was asked for.
 
@@ -80,7 +87,7 @@ class PlannerClient:
         if self.waiting:
             return False
         question = encode(
-            Question(self._number + 1, fresh, state, tuple(frames), np.asarray(present, bool), episode, frame)
+            Question(self._number + 1, fresh, state, tuple(frames), np.asarray(present, bool), episode, frame, reply)
         )
         self._number += 1
         self._pending = self._worker.submit(self._exchange, question)

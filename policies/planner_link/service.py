@@ -1,5 +1,6 @@
 """The planner's side: of the robots it suits, the last to connect has the planner; all others are told why not."""
 
+import json
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent, Totals
-from policies.alarms import Watch
+from policies.alarms import Told, Watch
 from policies.planner_link.messages import (
     Answer,
     Begin,
@@ -88,20 +89,23 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         if self.agent.trace is not None:
             self.agent.trace.place = lambda: ([question.episode], [question.frame])
-        rung, why, gauges, watch = "", "", np.zeros(0, np.float32), self._watch
+        watch, told = self._watch, Told("", "", np.zeros(0, np.float32))
         try:
             if watch is not None:
-                watch.ready(self.agent, question.episode != self._episode, question.fresh)
+                watch.ready(self.agent, question.episode != self._episode, question.fresh, question.reply)
                 self._episode = question.episode
             decision = self.agent.decide(self._observation(question), deadline=deadline)
             if watch is not None:
-                rung, why, gauges = watch.decided(self.agent)
+                told = watch.decided(self.agent)
         except (UserError, PlanFault) as fault:
             return Refusal.of(fault)
         tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         plan_ms = 1000 * (time.perf_counter() - began)
-        return Answer(question.number, plan_ms, length, actions, tokens, rung, one_line(why), gauges)
+        choices = json.dumps(told.choices, ensure_ascii=False) if told.choices else ""
+        return Answer(
+            question.number, plan_ms, length, actions, tokens, told.rung, one_line(told.why), choices, told.gauges
+        )
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
