@@ -102,8 +102,7 @@ def planner_service(
         watch = Ladder(NEVER, ask=None, options=options)
     if watched.ladder:
         alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
-        tools = [Tool.of(name) for name in watched.tools]
-        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=tools)
+        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools))
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
 
 

@@ -178,7 +178,8 @@ class RunSession:
             show.asker = asker
             follower, estimator, inner = self.follower(stack, show.say, trace, asker)
             wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
-            fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
+            judged = wishes and not config.ask
+            fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if judged else None
             robot = gated(inner, config.preset)
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)

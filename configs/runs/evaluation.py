@@ -183,7 +183,7 @@ class Evaluation:
         """Make a watch or, with `ladder`, a ladder that climbs by the alarms; `first`: as of `Ladder`."""
         if not self.config.ladder or alarms is None:
             return Watch()
-        undo, tools = UNDO[self.loaded.task.control or ""], [Tool.of(name) for name in self.config.tools]
+        undo, tools = UNDO[self.loaded.task.control or ""], Tool.each(self.config.tools)
         return Ladder(alarms, undo, first=first, tools=tools)
 
     def _kept_alarms(self) -> Alarms | None:
