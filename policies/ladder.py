@@ -155,10 +155,7 @@ class Ladder(Watch):
         """Let the agent follow what was chosen, and plan for whole bodies if its episodes begin now."""
         if self.choice != self._followed:
             agent.guide([(self.options[self.choice], 1.0)])
-            self._own, self._followed = None, self.choice
-            if len(self._gain):
-                self._own = (agent.model, agent.planner) if agent.planner else None
-                self._set(agent, torch.ones(len(self._cases), dtype=torch.bool))
+            self._own, self._followed, self._gain = None, self.choice, torch.zeros(0)
         if self._own is None:
             assert agent.planner is not None
             self._own = agent.model, agent.planner

@@ -313,7 +313,7 @@ class PlanFollower(Driver):
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
-        if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply=reply):
+        if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
             self._asked, self._late, self._asking = time.perf_counter(), -1, False
             self._from_rest = self._track.still
 

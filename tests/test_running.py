@@ -6,14 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.arm.running import RunSession
-from policies.agent import Agent
-from policies.alarms import Alarms, Band
-from policies.ladder import STOP, Ladder
+from policies.ladder import BACK_OFF, STOP
 from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
 from robot.drivers import HELD_RAD, HELD_S, PlanFollower, Plans, TokenTrack
@@ -225,56 +222,21 @@ def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind
     assert (wired.arm.robot.fault is None) is (kind is FaultKind.LATE)
 
 
-class Reaching(Agent):
-    """Moves a joint on and on; it knows nothing but where an arm is that goes where it is sent."""
-
-    def __init__(self):
-        self.curve, self.td_check, self.until = SimpleNamespace(length=4, action_size=6), None, torch.tensor([4])
-        imagine = lambda z, w: (z + w, torch.zeros(len(z)), torch.ones(len(z)))  # noqa: E731
-        self.model = object()
-        self.planner = SimpleNamespace(model=self.model, imagine=imagine)
-
-    def decide(self, place):
-        moved = torch.tensor([[4 * 0.15 * targets().step[0], 0, 0, 0, 0, 0]], dtype=torch.float32)
-        self.plan, self.decision = SimpleNamespace(latent=place), SimpleNamespace(tokens=moved[None], imagined=None)
-
-
-def test_an_arm_that_is_held_backs_off_the_way_it_came_within_half_a_second_and_goes_on_when_let_go(wired, monkeypatch):
-    monkeypatch.setattr("policies.ladder.identify", lambda *given: (torch.ones(6), torch.zeros(6), 1.0))
-
-    def band(most):
-        return Band((9.0,) * 6 + (most,) * 40, (1.0,) * 46, 1.0)
-
-    ladder = Ladder(Alarms({"surprise": band(-10.5), "schedule": band(9)}, "", "", "", 0.05, 80, 80), -1.0)
-    agent, seen, asked = Reaching(), [], wired.planner.ask
-
-    def ask(state, fresh, *more, reply):
-        seen.append((torch.tensor(state, dtype=torch.float32)[None], fresh))
-        return asked(state, fresh, *more)
-
-    def told(number):
-        place, fresh = seen[-1]
-        ladder.ready(agent, number == 1, fresh)
-        agent.decide(place)
-        return ladder.decided(agent)._asdict()
-
-    follow, arm = wired.driver._estimator.follow, wired.arm
-    wired.driver._estimator.follow = lambda joints, *more: (setattr(wired, "joints", joints), follow(joints, *more))
-    wired.driver._estimator.state = lambda ahead: wired.joints + (ahead[-1] - wired.steps[-1].sent if len(ahead) else 0)
-    wired.planner.ask, wired.planner.told = ask, told
-    wired.planner.action = lambda number, since: np.eye(6)[0] * 0.15
-    wired.at[60] = lambda: setattr(arm.chain, "held", 1)
-    wired.at[78] = lambda: setattr(arm.chain, "held", None)
+def test_told_to_back_off_an_arm_goes_the_way_it_came_then_asks_anew_from_rest(wired):
     wired.driver.begin()
+    wired.planner.action = lambda number, since: np.eye(6)[0] * 0.15
+    wired.planner.told = lambda number: {
+        "rung": BACK_OFF * (number == 20),
+        "why": "pressed" * (number == 20),
+        "gauges": (),
+    }
     wired.loop.episode(wired.driver, 120)
-    sent = np.array([step.sent[0] for step in wired.steps])
-    (rung,) = wired.driver.rungs
-    assert rung["why"] == "back off: the world does not answer as imagined" and not wired.loop.faults
+    sent, fresh = np.array([step.sent[0] for step in wired.steps]), [fresh for *_, fresh in wired.planner.asked]
     back = int(np.flatnonzero(np.diff(sent) < -1e-4)[0])
-    assert 60 <= back <= 60 + HZ / 2 and wired.said == [f"episode 1: {rung['why']}"]
-    turned, most = sent[back : back + 15], sent[back]
-    assert sent[back - 10] <= turned.min() < most - 0.04 and sent[-1] > most  # as far as the careful limits let it
-    assert all(left > -1e-9 for step in wired.steps for _, left in step.margins.least().values())
+    assert wired.said == ["episode 1: pressed"] and fresh == [True] + 19 * [False] + [True] + (len(fresh) - 21) * [
+        False
+    ]
+    assert sent[back - 10] <= sent[back : back + 15].min() < sent[back] - 0.04 < sent[-1]  # as far as limits let it
 
 
 def test_a_held_joint_is_told_and_backed_off_from_twice_within_half_a_second_and_then_the_arm_stops(wired):
@@ -308,7 +270,8 @@ def test_a_question_rests_the_arm_until_it_is_answered_and_without_an_answer_it_
     wired.driver._asker, wired.driver.waits = asker, 5 * HZ
     wired.driver.begin()
 
-    def ask(*given, reply):
+    def ask(*given):
+        reply = given[-1]
         if wired.driver._asking:
             replies.append(reply)
         elif reply:

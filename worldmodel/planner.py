@@ -100,12 +100,6 @@ class Planner:
             reward = reward + self.score(z, w, following)
         return following, reward, self.discount * continues
 
-    def predict(
-        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
-    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Return reward and discount as `imagine` does."""
-        return self.imagine(z, w)[1:]
-
     @torch.no_grad()
     def worth(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]

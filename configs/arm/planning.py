@@ -47,9 +47,6 @@ class Watched:
     ask: bool = False
 
 
-NOT_WATCHED = Watched()
-
-
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
     """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
 
@@ -83,13 +80,13 @@ def planner_service(
     planned: bool,
     guidance: GuidanceKeys,
     say: Callable[[str], None] = lambda line: None,
-    watched: Watched = NOT_WATCHED,
+    watched: Watched | None = None,
 ) -> PlannerService:
     """Return a service with a checkpoint's agent; arguments and errors as for `load_agent` and `Chosen.load`.
 
     Raises UserError also for a ladder without alarms.
     """
-    loaded = load_agent(checkpoint, seed, device, threads, planned)
+    loaded, watched = load_agent(checkpoint, seed, device, threads, planned), watched or Watched()
     chosen = Chosen.load(guidance, loaded.path, loaded.agent.model) if guidance.given else None
     if chosen and not watched.ask:
         chosen.guide(loaded.agent)

@@ -213,11 +213,7 @@ class RunSession:
         }
 
     def follower(
-        self,
-        stack: contextlib.ExitStack,
-        say: Callable[[str], None],
-        trace: str = "",
-        asker: Asker | None = None,
+        self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = "", asker: Asker | None = None
     ) -> tuple[PlanFollower, StateEstimator, Robot]:
         """Return what follows the checkpoint's plans, what tells it the task's state, and the arm, not connected.
 
