@@ -226,6 +226,8 @@ class Loop:
             step = Step(self._episodes, number, *made, self.ticks.rate_hz, self.ticks.late_s[-1], work_s)
             for sink in self._sinks:
                 sink(step)
+        if self.robot.fault is not None:  # found in the last step
+            self._rest()
         return done
 
     def recover(self, driver: Driver, patience_s: float = 5.0) -> bool:

@@ -312,6 +312,17 @@ def test_a_driver_that_is_in_trouble_stops_the_arm_and_is_not_gone_on_with(wired
     assert wired.loop.recover(wired.driver) and wired.arm.robot.fault is None
 
 
+def test_what_stops_the_arm_in_the_last_step_is_told_too(wired):
+    wired.driver.begin()
+    wired.loop.episode(wired.driver, 30)
+    count = len(wired.steps)
+    wired.driver.begin()
+    wired.driver.watch = lambda reading: (FaultKind.STUCK, "no way on") if len(wired.steps) == 2 * count - 1 else None
+    wired.loop.episode(wired.driver, 30)
+    assert len(wired.steps) == 2 * count and wired.loop.faults == ["stuck: no way on"]
+    assert wired.arm.robot.command.resting
+
+
 def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_done(wired):
     """Its steps count, and its task is judged, only from then on."""
     wired.planner.delays, judged = [10], []
