@@ -46,16 +46,17 @@ class Decision:
     """The plans of B environments and the actions to execute.
 
     tokens (T, B, P): the plans; T = 1 for the policy alone. actions (B, N, A): their first N actions (while exploring,
-    those of the noisy elites instead). until (B,): for how many control steps the actions are followed, at most N.
-    by_policy (B,): where the policy decided: without a planner everywhere, with one where the policy stands in for
-    plans that did not pay off (`worldmodel.planner.TDCheck`). There only the first token of the plan is meaningful.
-    Where no decision was due, `tokens` and `by_policy` are those of a plan that is not followed.
+    of the noisy elites). until (B,): for how many control steps they are followed, at most N. by_policy (B,): where the
+    policy decided, as it does where plans did not pay off (`worldmodel.planner.TDCheck`): only the first token counts.
+    Where no decision was due, `tokens` and `by_policy` are of a plan that is not followed. imagined: latents (B, D) and
+    rewards (B,) after the first token, None if not computed.
     """
 
     tokens: Float[Tensor, "T B P"]
     actions: Float[Tensor, "B N A"]
     until: Int[Tensor, " B"]
     by_policy: Bool[Tensor, " B"]
+    imagined: tuple[Float[Tensor, "B D"], Float[Tensor, " B"]] | None = None
 
     def plan(self, env: int) -> Float[Tensor, "T P"]:
         """Return the decision in one environment: a plan's tokens, or the single token of the policy."""
@@ -88,10 +89,9 @@ class Agent:
         colour scaled by the plan's own standard deviation. Without it, the policy takes over for a while where plans
         did not deliver the return they promised (`worldmodel.planner.TDCheck`).
 
-        `every`: control steps between decisions; 0: the length of a token. If shorter, the rest of the token is
-        dropped; if longer, the plan's next tokens follow open loop (the policy alone yields one token). `sentences`
-        (K, T): vectors of the training sentences, to which those met when acting are matched. `step_discount`: per
-        control step, for `guide`. Raises ValueError if, with a planner, `every` exceeds the control steps of a plan.
+        `every`: control steps between decisions; 0: a token's. If shorter, the rest of the token is dropped; if longer,
+        the plan's next tokens follow open loop. `sentences` (K, T): vectors of the training sentences, to which those
+        met are matched. `step_discount`: per control step. Raises UserError if `every` exceeds a plan's control steps.
         """
         self.model, self.curve, self.planner = model, curve, planner
         self.generator, self.noise = generator, own_noise(explore, generator) if explore else None
@@ -194,8 +194,8 @@ class Agent:
     def act(self, observation: Observation, own: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B A"]:
         """Return the next action (B, A) in [-1, 1] for the current observation of each environment; frames are single.
 
-        Call this at every control step. `own` (B,): the environments where this agent acts, by default all; elsewhere
-        nothing is decided, the action is arbitrary, and the plan is forgotten. Raises PlanFault as `Planner.plan`.
+        Call it at every control step. `own` (B,): where this agent acts, by default everywhere; elsewhere nothing is
+        decided, the action is arbitrary, and the plan is forgotten. Raises PlanFault as `Planner.plan`.
         """
         count = len(observation)
         if len(self.at) != count:
@@ -223,8 +223,7 @@ class Agent:
     def preview(self, observation: Observation) -> Plan:
         """Return the plan of the decision that it would make now, which it neither makes nor remembers.
 
-        `observation`: as for `act`. Where the current token has not ended, as if it ended here. Raises ValueError
-        without a planner, and PlanFault as `Planner.plan`.
+        As for `act`; where the current token has not ended, as if it ended here. Raises UserError without a planner.
         """
         if self.planner is None:
             raise UserError("plan: this agent acts by its policy alone (planned=False)")
@@ -265,7 +264,7 @@ class Agent:
         due = torch.ones(count, dtype=torch.bool) if due is None else due
         if len(self.at) != count:
             self._open(count)
-        one_token = min(self.most, self.curve.length)
+        one_token, imagined = min(self.most, self.curve.length), None
         if self.planner is None:
             z = self.model.encode(self.model.preprocess(self.recognised_in(observation)))
             tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
@@ -286,7 +285,8 @@ class Agent:
             self.warm_start = WarmStart(later, ~by_policy.to(later.device)).where(due, self.warm_start)
             if self.td_check is not None:
                 share = until / self.curve.length  # of a token is followed
-                reward, discount = self.planner.predict(plan.latent, whole[0].to(plan.latent.device))
+                following, reward, discount = self.planner.imagine(plan.latent, whole[0].to(plan.latent.device))
+                imagined = following, reward
                 self.td_check.record(reward.cpu() * share, discount.cpu() ** share, until.float(), due)
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)  # a mean can exceed the bounds by an ulp
         self.actions = torch.where(due[:, None, None], actions, self.actions)
@@ -298,7 +298,7 @@ class Agent:
         self.at[due] = 0
         self.totals.decisions += int(due.sum())
         self.totals.steps += int(until[due].sum())
-        self.decision = Decision(whole, self.actions, self.until, by_policy)
+        self.decision = Decision(whole, self.actions, self.until, by_policy, imagined)
         return self.decision
 
     def _checked(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -158,18 +159,22 @@ class Alarms:
             }
         return found
 
-    def keep(self, checkpoint: Path) -> Path:
-        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned."""
-        replace_file(path := checkpoint / FILE, json.dumps(asdict(self), indent=1).encode())
+    def keep(self, checkpoint: Path, robot: str = "") -> Path:
+        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned.
+
+        `robot`: on which they were made, "" for the task's own environment.
+        """
+        replace_file(path := checkpoint / file_of(robot), json.dumps(asdict(self), indent=1).encode())
         return path
 
     @classmethod
-    def kept(cls, checkpoint: Path) -> "Alarms | None":
+    def kept(cls, checkpoint: Path, robot: str = "") -> "Alarms | None":
         """Return those kept in a checkpoint's folder, None without any.
 
         Raises FolderError, one line, if the file is not of alarms, or of those of another checkpoint.
         """
-        path, again = checkpoint / FILE, "semagram-eval calibrate=<episodes> makes"
+        command = f"semagram-run robot={robot}" if robot else "semagram-eval"
+        path, again = checkpoint / file_of(robot), f"{command} calibrate=<episodes> makes"
         if not path.exists():
             return None
         try:
@@ -182,11 +187,44 @@ class Alarms:
             raise FolderError(f"{path}: of another checkpoint; {again} this one's")
         return replace(alarms, bands=bands)
 
+    @classmethod
+    def needed(cls, checkpoint: Path, guidance: str, robot: str) -> "Alarms":
+        """Return those made on a robot under this guidance. Raises UserError without such, FolderError as `kept`."""
+        alarms, again = cls.kept(checkpoint, robot), "the same command with calibrate=100 instead makes it"
+        if alarms is None:
+            raise UserError(f"ladder=true: no {file_of(robot)} in {checkpoint}; {again}")
+        if alarms.guidance != guidance:
+            made = f"under {alarms.guidance}" if alarms.guidance else "without guidance"
+            raise UserError(f"ladder=true: {file_of(robot)} was made {made}; {again}")
+        return alarms
+
+
+NEVER = Alarms({name: Band((0.0,), (1.0,), math.inf) for name in GAUGES}, "", "", "", 0.0, 0, 0)
+"""Alarms that nothing raises."""
+
+
+def file_of(robot: str) -> str:
+    """Return the name of the file of alarms made on a robot, "" for the task's own environment."""
+    return FILE.replace(".", f"-{robot}.") if robot else FILE
+
 
 def check_count(good: int, played: int, rate: float) -> None:
     """Raise UserError if so many good episodes, of those played, are too few for alarms at this rate."""
     if good < (least := least_episodes(rate / len(GAUGES))):
         raise UserError(f"{good} good episodes of {played}: at least {least} for a rate of {rate:g}")
+
+
+class Told(NamedTuple):
+    """What a robot is told of a decision besides the plan.
+
+    `rung`: what it is to do instead, "" for nothing; `why`: what was done, or is asked, in a line; `gauges`: the
+    newest, G = 0 as long as they are not all known; `choices`: the answers to what is asked.
+    """
+
+    rung: str
+    why: str
+    gauges: Float[np.ndarray, " G"]
+    choices: tuple[str, ...] = ()
 
 
 class Watch:
@@ -222,17 +260,21 @@ class Watch:
             for rewards, here, value in zip(self.rewards[-len(running) :], running, reward.tolist(), strict=True):
                 if here:
                     rewards.append(value)
+        if agent.plan is not None and agent.planner is not None:
+            due = torch.from_numpy(running) & (agent.at == 1)
+            if bool(due.any()):
+                self.read(agent, due)
+
+    def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
+        """Read what the agent, which plans, has just decided where it was `due`."""
         plan, decision = agent.plan, agent.decision
-        if plan is None or decision is None or agent.planner is None:
-            return
+        assert plan is not None and decision is not None and agent.planner is not None
         if not len(self._state):
             self._imagined = torch.full_like(plan.latent, torch.nan)
-            self._state = torch.full((len(running), len(GAUGES)), torch.nan)
-        due = torch.from_numpy(running) & (agent.at == 1)
-        if not bool(due.any()):
-            return
-        token = decision.tokens[0].to(plan.latent.device)
-        following, reward, _ = agent.planner.model.step(plan.latent, token)
+            self._state = torch.full((len(due), len(GAUGES)), torch.nan)
+        following, reward = (
+            decision.imagined or agent.planner.imagine(plan.latent, decision.tokens[0].to(plan.latent.device))[:2]
+        )
         error = (plan.latent - self._imagined).square().mean(-1).clamp(min=TINY)
         now = torch.stack([error, -reward], -1).cpu()
         state = torch.where(self._state.isfinite(), self._state.lerp(now, 1 / WINDOW), now)
@@ -243,6 +285,24 @@ class Watch:
         for number in due.nonzero()[:, 0].tolist():
             surprise, schedule = self._state[number].tolist()
             self._running[number].append((math.log(surprise), schedule))
+
+    def ready(self, agent: Agent, begins: bool, rests: bool, reply: str = "") -> None:
+        """Prepare for a decision in the one environment of a robot.
+
+        `begins`: its episode does; `rests`: the robot does, so that what it sees now is not what was imagined; `reply`:
+        the answer to what it was told to ask.
+        """
+        if begins or not self._running:
+            self.begin(1)
+        elif rests and len(self._imagined):
+            self._imagined[0] = torch.nan
+
+    def decided(self, agent: Agent) -> Told:
+        """Read what the agent decided there, and return what to tell the robot."""
+        if agent.planner is not None:
+            self.read(agent, torch.ones(1, dtype=torch.bool))
+        newest = np.array(self._running[0][-1:], np.float32).reshape(-1)
+        return Told("", "", newest if np.isfinite(newest).all() else newest[:0])
 
     def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
         """Return the values of one gauge, one array for each episode."""

@@ -2,12 +2,13 @@
 
 *identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *back off*: undo the last
 actions where they are joint targets, else none, and try again. *tool*: use a user's own (`policies.tools`). *ask*:
-somebody; without an answer, *stop*: no more actions. A surprise leads to identify, and no further. An agent that is
-behind its schedule climbs all, one after another, until it is not.
+somebody; without an answer, *stop*: no more actions. Where several guidances may be meant, it first asks which of them
+(as Ren et al. 2023, arXiv 2307.01928). A surprise leads to identify, and no further; an arm, which may press against
+something, backs off before. An agent that is behind its schedule climbs all, one after another, until it is not.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -16,9 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.alarms import GAUGES, Alarms, Watch
+from policies.alarms import GAUGES, Alarms, Told, Watch
 from policies.tools import Tool
 from worldmodel.actuators import DEAD, Corrected, identify
+from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
@@ -27,6 +29,11 @@ SURPRISE, SCHEDULE = GAUGES
 IDENTIFY, BACK_OFF, TOOL, ASK, STOP = "identify", "back off", "tool", "ask", "stop"
 BUDGETS = {IDENTIFY: 8, BACK_OFF: 10, TOOL: 10, ASK: 0}
 """Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
+UNDO = {"delta": -1.0, "absolute": 1.0, "": 0.0}
+"""By what actions stand for (`sim.so101.joints`): the factor by which the last ones, in reverse, lead back."""
+CARRIED = BACK_OFF, ASK, STOP
+"""Rungs that a robot carries out itself."""
+GO_ON = "go on"
 QUIET = 50
 """Silent decisions after which it begins again at the first rung."""
 BELIEVED = 0.35
@@ -64,6 +71,7 @@ class _Case:
     quiet: int = 0
     patience: int = 0
     mended: bool = False
+    question: str = ""  # that it asks
     mean: float = 0.0
     clock: int = -1
     last: tuple[Tensor, Tensor] | None = None
@@ -83,22 +91,26 @@ class Ladder(Watch):
         self,
         alarms: Alarms,
         undo: float = 0.0,
-        ask: Callable[[str], str] = lambda question: "",
+        ask: Callable[[str, Sequence[str]], str] | None = lambda question, choices: "",
         first: Callable[[int], float] | None = None,
         tools: Sequence[Tool] = (),
+        options: Mapping[str, Guidance] | None = None,
     ):
-        """Climb by these alarms. `ask` gets a question and returns the answer, "" for none in time.
+        """Climb by these alarms. `ask` gets a question and its choices, and returns one, "" for none in time.
 
-        `undo`: the factor by which the last actions, in reverse, lead back: 1 for absolute joint targets, -1 for
-        relative ones, 0 for others. `first`: of each episode the decision of its first alarm, instead of `alarms`.
+        Without `ask`, a robot asks (`ready`). `options`: the guidances that may be meant, by their sentences.
+
+        `undo`: one of UNDO. `first`: of each episode the decision of its first alarm, instead of `alarms`.
         `tools`: used in this order, each once before somebody is asked, with the defaults of their parameters.
         """
         super().__init__()
         self.alarms, self.undo, self.ask, self.first, self.tools = alarms, undo, ask, first, tools
+        self.options, self.choice, self._followed = dict(options or {}), "", ""
         mean = alarms.bands[SCHEDULE].mean
         self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
         self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
         self.steps: list[Rung] = []
+        self._told = 0
         self._cases: list[_Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
         self._gain = self._offset = torch.zeros(0)
@@ -109,23 +121,61 @@ class Ladder(Watch):
         first = len(self.rows) - count
         self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
         self._gain = torch.zeros(0)
+        if self._unclear:
+            self._ask(0, "what is meant?")
 
-    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
-        """Return the agent's actions, except where the ladder acts."""
-        if agent.planner is None:
-            return agent.act(observation, own)
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What may be answered."""
+        return (*(() if self._unclear else (GO_ON,)), *self.options, STOP)
+
+    @property
+    def _unclear(self) -> bool:
+        return bool(self.options) and not self.choice
+
+    def _ask(self, i: int, question: str) -> None:
+        """Ask, and act on the answer if that comes at once."""
+        self._cases[i].rung, self._cases[i].question = ASK, question
+        if self.ask is not None:
+            self._answered(i, self.ask(question, self.choices))
+
+    def _answered(self, i: int, answer: str) -> None:
+        case = self._cases[i]
+        if answer in self.options or (answer not in ("", STOP) and not self._unclear):
+            self._say(i, ASK, f"the answer was: {answer}")
+            self.choice = answer if answer in self.options else self.choice
+            case.rung = ""
+            case.taken.clear()
+            self._restart(i)
+        else:
+            for number in range(len(self._cases)) if self._unclear else (i,):
+                self._stop(number, "told to" if answer == STOP else "nobody answered")
+
+    def _prepare(self, agent: Agent) -> None:
+        """Let the agent follow what was chosen, and plan for whole bodies if its episodes begin now."""
+        if self.choice != self._followed:
+            agent.guide([(self.options[self.choice], 1.0)])
+            self._own, self._followed, self._gain = None, self.choice, torch.zeros(0)
         if self._own is None:
+            assert agent.planner is not None
             self._own = agent.model, agent.planner
         if not len(self._gain):
             shape = len(self._cases), agent.curve.action_size
             self._gain, self._offset = torch.ones(shape), torch.zeros(shape)
             self._set(agent, torch.zeros(shape[0], dtype=torch.bool))
+
+    def act(self, agent: Agent, observation: Observation, own: Bool[Tensor, " B"]) -> Float[Tensor, "B A"]:
+        """Return the agent's actions, except where the ladder acts."""
+        if agent.planner is None:
+            return agent.act(observation, own)
+        self._prepare(agent)
         here = torch.tensor([case.rung in (BACK_OFF, STOP) for case in self._cases])
         action = agent.act(observation, own & ~here)
         for i, case in enumerate(self._cases):
             if here[i]:
                 case.last = None
-                action[i] = case.back.pop() if case.back else 0.0
+                rest = case.sent[-1] if self.undo > 0 and case.sent else 0.0
+                action[i] = case.back.pop() if case.back else rest
                 case.left -= 1
                 if case.rung == BACK_OFF and case.left <= 0:
                     case.rung = ""
@@ -133,19 +183,42 @@ class Ladder(Watch):
             case.sent.append(action[i].clone())
         return action
 
-    def look(self, agent: Agent, running: Bool[np.ndarray, " B"], reward: Float[Tensor, " B"] | None = None) -> None:
+    def ready(self, agent: Agent, begins: bool, rests: bool, reply: str = "") -> None:
+        """Prepare for a decision, as `Watch` does; the robot itself backs off, asks and stops."""
+        asked = bool(self._cases) and self._cases[0].rung == ASK and not begins
+        super().ready(agent, begins, rests)
+        case = self._cases[0]
+        if asked:
+            self._answered(0, reply)
+        self._prepare(agent)
+        if rests:
+            case.last = None
+        if case.rung == BACK_OFF:  # it has
+            case.rung = ""
+            self._restart(0)
+
+    def decided(self, agent: Agent) -> Told:
+        """Read what was decided and take the rungs that are due, as `Watch` does."""
+        case = self._cases[0]
+        told = super().decided(agent) if case.rung not in (ASK, STOP) else Told("", "", np.zeros(0, np.float32))
+        why = "; ".join(f"{step.rung}: {step.why}" for step in self.steps[self._told :])
+        self._told = len(self.steps)
+        if case.rung == ASK:
+            return Told(ASK, case.question, told.gauges, self.choices)
+        return told._replace(rung=case.rung if case.rung in CARRIED else "", why=why)
+
+    def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
         """Read the gauges, and take the rungs that are due."""
-        counts = [len(rows) for rows in self._running]
-        super().look(agent, running, reward)
-        changed = torch.zeros(len(counts), dtype=torch.bool)
-        for i, (rows, count) in enumerate(zip(self._running, counts, strict=True)):
-            if len(rows) > count and agent.plan is not None and agent.decision is not None:
-                case, z, w = self._cases[i], agent.plan.latent[i], agent.decision.tokens[0, i]
-                if case.last is not None:
-                    case.seen.append((*case.last, z))
-                case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
-                case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
-                changed[i] = self._decide(i)
+        super().read(agent, due)
+        assert agent.plan is not None and agent.decision is not None
+        changed = torch.zeros_like(due)
+        for i in due.nonzero()[:, 0].tolist():
+            case, z, w = self._cases[i], agent.plan.latent[i], agent.decision.tokens[0, i]
+            if case.last is not None:
+                case.seen.append((*case.last, z))
+            case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
+            case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
+            changed[i] = self._decide(i)
         if bool(changed.any()):
             self._set(agent, changed)
 
@@ -191,7 +264,7 @@ class Ladder(Watch):
         """Take the next rung."""
         case = self._cases[i]
         if alarm == SURPRISE:
-            case.rung = IDENTIFY
+            case.rung = BACK_OFF if self.undo and not case.taken else IDENTIFY
         else:
             more = case.taken.count(TOOL) < len(self.tools)
             case.rung = next(name for name in BUDGETS if (more if name == TOOL else name not in case.taken))
@@ -211,14 +284,7 @@ class Ladder(Watch):
             self._say(i, TOOL, f"{tool.name}: {tool({})}")
             self._restart(i)
         elif case.rung == ASK:
-            answer = self.ask(f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
-            if answer and answer != STOP:
-                self._say(i, ASK, f"the answer was: {answer}")
-                case.rung = ""
-                case.taken.clear()
-                self._restart(i)
-            else:
-                self._stop(i, "told to" if answer else "nobody answered")
+            self._ask(i, f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
 
     def _identified(self, i: int) -> bool:
         """Fit gains and offsets, and return whether they explain what happened; then they hold."""
@@ -254,8 +320,9 @@ class Ladder(Watch):
     def _restart(self, i: int) -> None:
         """Let an environment's gauges begin anew, as at an episode's start."""
         self._cases[i].clock, self._cases[i].mean = -1, self._best
-        self._state[i] = torch.nan
-        self._imagined[i] = torch.nan
+        if len(self._state):
+            self._state[i] = torch.nan
+            self._imagined[i] = torch.nan
 
     def _say(self, i: int, rung: str, why: str) -> None:
         self.steps.append(Rung(self._cases[i].episode, len(self._running[i]), rung, why))

@@ -8,11 +8,19 @@
         ...
         return "knocked twice"
 
-The parameters are told as JSON Schema, as MCP's tools tell theirs.
+The parameters are told as JSON Schema, as MCP's tools tell theirs: `mcp:<command>` stands for the tools of the server
+that the command starts and speaks to by its standard input and output.
 """
 
+import atexit
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -31,6 +39,12 @@ class Tool:
     about: str
     parameters: dict
     function: Callable[..., Any]
+
+    @classmethod
+    def each(cls, names: Sequence[str]) -> "list[Tool]":
+        """Return registered tools and, for `mcp:<command>`, the server's that need no argument. Raises UserError."""
+        found = [_served(name[4:]) if name.startswith("mcp:") else [cls.of(name)] for name in names]
+        return [tool for tools in found for tool in tools]
 
     @classmethod
     def of(cls, name: str) -> "Tool":
@@ -62,11 +76,91 @@ class Tool:
                 missing = "missing" if name in known else f"one of {', '.join(known) or 'none'}"
                 raise UserError(f"{self.name}.{name}: {missing}")
         for name, value in arguments.items():
-            kind, choices = known[name]["type"], known[name].get("enum", [value])
-            fits = TYPES.get(type(value)) == kind or (kind == "number" and type(value) is int)
+            kind, choices = known[name].get("type"), known[name].get("enum", [value])
+            fits = kind in (None, TYPES.get(type(value))) or (kind == "number" and type(value) is int)
             if not fits or value not in choices:
                 raise UserError(f"{self.name}.{name}={value!r}: {f'one of {choices}' if fits else kind}")
         try:
             return " ".join(str(self.function(**arguments)).split())
         except Exception as error:  # of whatever the function does
             raise UserError(f"tools=[{self.name}]: {type(error).__name__}: {in_one_line(error)}") from error
+
+
+def _served(command: str) -> list[Tool]:
+    """Return the tools of an MCP server, which runs until this process ends. Raises UserError."""
+    where = f"tools=[mcp:{command}]"
+    try:
+        from anyio.from_thread import start_blocking_portal
+        from mcp import ClientSession, StdioServerParameters
+        from mcp.client.stdio import stdio_client
+    except ImportError as error:
+        raise UserError(f"{where}: {error}; uv pip install 'mcp>=2.3,<3'") from error
+    stack = ExitStack()
+    atexit.register(stack.close)
+    try:
+        program, *arguments = shlex.split(command)
+        portal = stack.enter_context(start_blocking_portal())
+        ends = portal.wrap_async_context_manager(stdio_client(StdioServerParameters(command=program, args=arguments)))
+        session = stack.enter_context(portal.wrap_async_context_manager(ClientSession(*stack.enter_context(ends))))
+        portal.call(session.initialize)
+        listed = portal.call(session.list_tools).tools
+    except Exception as error:  # of whatever the server does
+        stack.close()
+        raise UserError(f"{where}: {type(error).__name__}: {in_one_line(error)}") from error
+
+    def use(name: str) -> Callable[..., str]:
+        def call(**given: Any) -> str:
+            result = portal.call(session.call_tool, name, given)
+            said = " ".join(getattr(part, "text", type(part).__name__) for part in result.content)
+            if result.is_error:
+                raise RuntimeError(said)
+            return said
+
+        return call
+
+    plain: dict = {"properties": {}, "required": []}
+    tools = [
+        Tool(each.name, each.description or each.name, plain | each.input_schema, use(each.name)) for each in listed
+    ]
+    return [tool for tool in tools if not tool.parameters["required"]]
+
+
+class Asker:
+    """Asks a person a question with choices, never waiting: whoever calls `answer` first answers it.
+
+    `question`, `choices`: what is asked now, "" and () for nothing.
+    """
+
+    def __init__(self, timeout_s: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        """Let `timeout_s` pass for an answer; `say` gets the question as lines for people."""
+        self._timeout_s, self._say, self._clock = timeout_s, say, clock
+        self.question, self.choices, self._reply, self._until = "", tuple[str, ...](), "", math.inf
+
+    def begin(self, question: str, choices: Sequence[str]) -> None:
+        """Ask; a person at a terminal may type the number of a choice."""
+        self.question, self.choices, self._reply = question, tuple(choices), ""
+        self._until = self._clock() + self._timeout_s
+        numbered = ", ".join(f"{number}: {each}" for number, each in enumerate(choices, 1))
+        self._say(f"{question} {numbered}; within {self._timeout_s:g} s")
+        if sys.stdin is not None and sys.stdin.isatty():
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def answer(self, number: int) -> bool:
+        """Take a choice, from 1; return whether it is one of those asked for now."""
+        if not self.question or not 1 <= number <= len(self.choices):
+            return False
+        self._reply = self.choices[number - 1]
+        return True
+
+    def poll(self) -> str | None:
+        """Return the answer, "" if none came in time, None as long as one may come."""
+        if not self._reply and self._clock() < self._until:
+            return None
+        self.question, self.choices = "", ()
+        return self._reply
+
+    def _read(self) -> None:
+        while self.question:
+            line = sys.stdin.readline()
+            if not line or (line.strip().isdecimal() and self.answer(int(line))):
+                return

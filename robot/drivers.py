@@ -3,7 +3,9 @@
 A policy's is in `configs.arm.recording`: it needs the environments' observations.
 """
 
+import json
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,21 +13,27 @@ from typing import Any
 import numpy as np
 from lerobot.teleoperators import Teleoperator
 
+from policies.ladder import ASK, BACK_OFF, STOP
 from policies.planner_link.client import PlannerClient
 from policies.planner_link.messages import Answer
+from policies.tools import Asker
 from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
 from robot.safety.stops import FaultKind
 from robot.so101 import SO101Sim
 from robot.ticks import percentiles
 from sim.so101.experts import Expert, Unreachable, expert
-from sim.so101.joints import Targets, Units
+from sim.so101.joints import JOINTS, Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
 HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
 TAIL_S = 0.2
 """How long the arm takes to come to rest past a curve's end."""
+BACK_S = 0.33
+"""For how long an arm backs off along the targets that it was sent last."""
+HELD_RAD, HELD_S, TRIES = 0.14, 0.2, 2
+"""A joint is held that for so long stays so far (more than it sags) from where it is sent; back-offs of an episode."""
 
 
 class DriverLost(RuntimeError):
@@ -203,6 +211,9 @@ class PlanFollower(Driver):
     it was requested at rest: then the arm is still where the curve begins. `estimator` (`envs.state_estimator`) gives
     the task's state from the arm's joints, `bodies` where the objects of a simulated scene are, `cameras` what the
     robot's cameras show. `answer` is the plan being followed; `waiting`: whether it ended before the next one came.
+    `say` gets a line for each rung of the planner's ladder (`policies.ladder`); `rungs` are all of them, and `alarm` is
+    the one since which there was no plan. `gauges`: of each episode and plan, what alarms are made of. `asker`: who
+    puts the planner's questions to a person; the arm rests meanwhile.
     """
 
     def __init__(
@@ -213,10 +224,15 @@ class PlanFollower(Driver):
         lead: int,
         cameras: CameraBuffer | None = None,
         bodies: Callable[[], object] = lambda: None,
+        say: Callable[[str], None] = lambda line: None,
+        asker: Asker | None = None,
+        backs_off: bool = False,
     ):
         self._estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
-        self._episode = -2
+        self._say, self._asker, self._backs_off = say, asker, backs_off
+        self.rungs, self._episode = list[dict](), -2
+        self.gauges: list[list[np.ndarray]] = []
         self.begin()
 
     def begin(self, seed: int = 0) -> None:
@@ -227,9 +243,15 @@ class PlanFollower(Driver):
         self._asked: float | None = None  # when the pending question of this episode was
         self._from_rest = self._fresh = True
         self._next: Answer | None = None
-        self.waiting = False
+        self.waiting, self.alarm, self._stuck, self._asking, self.waited = False, "", "", False, 0
+        self._path: deque[np.ndarray] = deque(maxlen=1 + round(BACK_S * self._hz))  # the last targets sent
+        self.gauges.append([])
+        self._back: list[np.ndarray] = []  # those still to be sent again, the next one last
         self.answer: Answer | None = None
         self.cameras.forget()
+        self._tries = 0
+        self._place: np.ndarray = np.zeros(6)
+        self._held_for: np.ndarray = np.zeros(6)  # control steps
 
     @property
     def started(self) -> bool:  # type: ignore[override]
@@ -242,9 +264,15 @@ class PlanFollower(Driver):
         self._late += reading.steps
         self._frame += reading.steps
         self._receive()
+        if self._backs_off and not self._back and (joint := self._held(reading, last)):
+            self._tries += 1
+            stops, why = self._tries > TRIES, f"{joint} does not go where it is sent; is it held, or against something?"
+            self._climb(STOP if stops else BACK_OFF, f"{STOP if stops else BACK_OFF}: {why}")
+        if self._back:
+            return self._back.pop()
         if not self._track.left:
             if self._next is not None:
-                self.answer, self._next, self.waiting = self._next, None, False
+                self.answer, self._next, self.waiting, self.alarm = self._next, None, False, ""
                 self._track.begin(self.answer.actions)
             elif self.started and not self.waiting:
                 self.plans.late += 1
@@ -263,6 +291,8 @@ class PlanFollower(Driver):
         self.cameras.see(reading.observation, reading.steps)
         if why := self.planner.gone():
             return FaultKind.PLANNER, why
+        if self._stuck:
+            return FaultKind.STUCK, self._stuck
         if self.cameras.blind:
             through = ", ".join(self.cameras.names)
             return FaultKind.BLIND, f"nothing to be seen through {through}, and the checkpoint has no other sense"
@@ -270,15 +300,21 @@ class PlanFollower(Driver):
 
     def sent(self, target: np.ndarray) -> None:
         """Request the next curve if it is time to, now that the target (6,) has been sent."""
+        self._path.append(target)
         if not self.planner.waiting:
             self._asked = None  # the planner was lost
-        if self._asked is not None or self._next is not None or self._track.left > self._lead:
+        reply = self._asker.poll() if self._asking and self._asker else ""
+        if reply is None:
+            self.waited += 1
+            return
+        busy = self._back or self._stuck or self._asked is not None or self._next is not None
+        if busy or self._track.left > self._lead:
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
-        if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place):
-            self._asked, self._late = time.perf_counter(), -1
+        if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
+            self._asked, self._late, self._asking = time.perf_counter(), -1, False
             self._from_rest = self._track.still
 
     def _receive(self) -> None:
@@ -289,5 +325,34 @@ class PlanFollower(Driver):
         self.plans.plan_ms.append(answer.plan_ms)
         self.plans.round_ms.append(1000 * (time.perf_counter() - self._asked))
         self._asked, self._fresh = None, False
-        if self._from_rest or self._late <= len(answer.actions):
+        self.gauges[-1].append(answer.gauges)
+        if self._back or self._stuck:  # it was asked for before that
+            return
+        if answer.why:
+            self._climb(answer.rung, answer.why)
+        if answer.rung == ASK and self._asker:
+            self._asker.begin(answer.why, json.loads(answer.choices))
+        if not answer.rung and (self._from_rest or self._late <= len(answer.actions)):
             self._next = answer
+
+    def _climb(self, rung: str, why: str) -> None:
+        """Note and tell a rung, and begin it where the arm does: it backs off, rests to ask, or stops."""
+        self.alarm = why
+        self.rungs.append({"episode": self._episode, "frame": self._frame, "why": why})
+        self._say(f"episode {self._episode + 1}: {why}")
+        if rung:
+            self._track, self.waiting, self._next = TokenTrack(self._estimator.targets, self._hz), True, None
+            self._back = [*self._path][:-1] if rung == BACK_OFF else []
+            self._stuck, self._asking = why if rung == STOP else "", rung == ASK
+
+    def _held(self, reading: Reading, last: np.ndarray) -> str:
+        """Return the joint, but for the gripper, that is held, "" for none."""
+        moved = np.abs(reading.joints - self._place) > HELD_RAD / 4
+        off = np.abs(last - reading.joints) > HELD_RAD
+        self._place = np.where(moved, reading.joints, self._place)
+        self._held_for = np.where(off & ~moved, self._held_for + reading.steps, 0)
+        joint = int(np.argmax(self._held_for[:-1]))
+        if self._held_for[joint] < HELD_S * self._hz:
+            return ""
+        self._held_for = np.zeros(6)
+        return JOINTS[joint]

@@ -42,6 +42,8 @@ class Driver:
     """Chooses goals, step by step. `started`: whether it moves the arm already; an episode's time begins then."""
 
     started = True
+    waited, waits = 0, 0
+    """Control steps of the episode for which it waited for a person, which do not count; how many there may be."""
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode; the arm is where the episode begins."""
@@ -198,8 +200,8 @@ class Loop:
         first, last = 0 if driver.started else round(FIRST_S * self.ticks.hz), -1
         began: int | None = None
         start = self.ticks.clock.monotonic()
-        for number, i in enumerate(self.ticks.run(first + steps)):
-            if began is not None and i - began >= steps:
+        for number, i in enumerate(self.ticks.run(first + steps + driver.waits)):
+            if (began is not None and i - began - driver.waited >= steps) or i - driver.waited >= first + steps:
                 break
             reading, last = self.read(i - last), i
             start = reading.at if number == 0 else start
@@ -214,7 +216,7 @@ class Loop:
             if self.robot.fault is not None:
                 self._rest()
                 return None if judge is None else False
-            began = i if began is None and (driver.started or i >= first) else began
+            began = i if began is None and (driver.started or i - driver.waited >= first) else began
             success = None if judge is None or began is None else bool(judge())
             done = bool(done or success) if success is not None else done
             driver.sent(sent)
@@ -224,16 +226,19 @@ class Loop:
             step = Step(self._episodes, number, *made, self.ticks.rate_hz, self.ticks.late_s[-1], work_s)
             for sink in self._sinks:
                 sink(step)
+        if self.robot.fault is not None:  # found in the last step
+            self._rest()
         return done
 
     def recover(self, driver: Driver, patience_s: float = 5.0) -> bool:
         """Release the gate once the cause of its fault is gone; return whether that happened within `patience_s`.
 
-        Never releases after a joint stalled or the arm was pushed (a person must look first, or is holding it), nor
-        while the driver could not go on.
+        Never releases after a joint stalled, the arm was pushed or the agent was stuck (a person must look first, or is
+        holding it), nor while the driver could not go on.
         """
         fault = self.robot.fault
-        if fault is not None and fault.kind in (FaultKind.STALLED, FaultKind.PUSHED, FaultKind.PLANNER):
+        looked_at = FaultKind.STALLED, FaultKind.PUSHED, FaultKind.STUCK, FaultKind.PLANNER
+        if fault is not None and fault.kind in looked_at:
             return False
         for _ in self.ticks.run(round(patience_s * self.ticks.hz)):
             reading = self.read()

@@ -108,6 +108,12 @@ class RunConfig(EpisodeConfig):
     viewer_file: str = ""
     viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
+    calibrate: int = ranged(0, low=0, high=100_000)
+    false_alarms: float = ranged(0.05, above=0, high=0.5)
+    ask: bool = False
+    ask_timeout_s: float = ranged(60.0, above=0, high=3600)
+    ladder: bool = False
+    tools: tuple[str, ...] = ()
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
@@ -128,7 +134,15 @@ class RunConfig(EpisodeConfig):
             unused(self, "device threads planner", "not with remote=; semagram-serve has these keys")
             if self.guidance.given:
                 raise UserError("guidance=: not with remote=; semagram-serve has this key")
-            unused(self, "trace", "not with remote=, whose planner is another machine's")
+            unused(self, "trace ask ladder calibrate", "not with remote=, whose planner is another machine's")
+        if self.tools and not self.ladder:
+            raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
+        if self.ask and (self.ladder or len(self.guidance.given) < 2):
+            raise UserError("ask=true: with guidance=[a,b,...], of which one is meant, and without ladder=true")
+        if not self.planner:
+            unused(self, "ask ladder calibrate", "only with planner=true, whose plans are read")
+        if self.calibrate and self.ladder:
+            raise UserError(f"calibrate={self.calibrate}: without ladder=true, which acts on the alarms that it makes")
 
 
 @dataclass(frozen=True, kw_only=True)

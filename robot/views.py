@@ -14,6 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from policies.tokens.vocabulary import Move, text
+from policies.tools import Asker
 from robot.drivers import PlanFollower
 from robot.loop import Step
 from sim.so101.kinematics import Fingertip
@@ -71,7 +72,9 @@ class Terminal:
 
 
 class NoView:
-    """A view that prints lines and shows no ticks."""
+    """A view that prints lines and shows no ticks. `asker`: whose questions it may show."""
+
+    asker: Asker | None = None
 
     def __call__(self, step: Step, follower: PlanFollower) -> None:
         """Ignore the step."""

@@ -73,7 +73,8 @@ def test_it_follows_its_plan_for_as_long_as_is_set(make, length, every):
         assert torch.equal(actions[:, n * every : (n + 1) * every], whole[:, :every])
     assert torch.equal(agent.warm_start.mean, agent.curve.advance(plans[-1].tokens, every))
     assert agent.totals == Totals(6, 6 * every, sum(2 * plan.model_calls for plan in plans))
-    reward, keep = agent.planner.predict(plans[-1].latent, plans[-1].tokens[0])
+    following, reward, keep = agent.planner.imagine(plans[-1].latent, plans[-1].tokens[0])
+    torch.testing.assert_close(agent.decision.imagined, (following, reward))
     share = every / length  # of what is imagined of a token, the part for which it is followed
     recorded = torch.stack([keep**share, reward * share, torch.full((2,), float(every))])
     torch.testing.assert_close(agent.td_check.state[4:7], recorded)

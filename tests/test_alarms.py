@@ -69,10 +69,10 @@ class Acted(Agent):
 
 def acted(latents, tokens, at):
     """An agent of two environments after each act; its model adds the token to the latent, and rewards its sum."""
-    model = SimpleNamespace(step=lambda z, w: (z + w, w.sum(-1), torch.ones(len(z))))
-    parts = {"planner": SimpleNamespace(model=model), "curve": SimpleNamespace(length=1), "until": torch.ones(2)}
+    imagine = lambda z, w: (z + w, w.sum(-1), torch.ones(len(z)))  # noqa: E731
+    parts = {"planner": SimpleNamespace(imagine=imagine), "curve": SimpleNamespace(length=1), "until": torch.ones(2)}
     for z, w, now in zip(latents, tokens, at, strict=True):
-        newest = {"plan": SimpleNamespace(latent=z), "decision": SimpleNamespace(tokens=w[None])}
+        newest = {"plan": SimpleNamespace(latent=z), "decision": SimpleNamespace(tokens=w[None], imagined=None)}
         yield Acted(at=torch.tensor(now), **newest, **parts)
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from policies.agent import Agent
-from policies.alarms import TINY, Alarms, Band
-from policies.ladder import IDENTIFY, PATIENCE, QUIET, STOP, Ladder
+from policies.alarms import NEVER, TINY, Alarms, Band
+from policies.ladder import GO_ON, IDENTIFY, PATIENCE, QUIET, STOP, Ladder
 from policies.tools import Tool
 from worldmodel.actuators import Corrected, executed, identify
+from worldmodel.guidance import Guidance, Probes
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.settings import PlannerConfig
@@ -115,7 +116,7 @@ class Acted(Agent):
         if not bool(own.all()):
             return torch.full((1, 3), 9.0)  # arbitrary
         token = 2 * torch.rand(1, 3, generator=self.drawn) - 1
-        self.plan, self.decision = SimpleNamespace(latent=self.z), SimpleNamespace(tokens=token[None])
+        self.plan, self.decision = SimpleNamespace(latent=self.z), SimpleNamespace(tokens=token[None], imagined=None)
         self.z = self.world.step(self.z, executed(token, self.gain, torch.zeros(1, 3)))[0]
         return token
 
@@ -177,7 +178,7 @@ def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_
 
 def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budget(model):
     asked = []
-    ladder = Ladder(alarms(behind=True), undo=-1.0, ask=lambda question: asked.append(question) or "")
+    ladder = Ladder(alarms(behind=True), undo=-1.0, ask=lambda question, choices: asked.append(question) or "")
     _, actions, _ = climbed(model, ladder)
     assert rungs(ladder) == ["identify", "back off", "ask", "stop"]
     times = dict(zip(rungs(ladder), (step.decision for step in ladder.steps), strict=True))
@@ -191,10 +192,31 @@ def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budge
 
 def test_an_answer_goes_on_and_stop_stops(model):
     said = iter(["the drawer is open now", STOP])
-    ladder = Ladder(alarms(behind=True), ask=lambda question: next(said))
+    ladder = Ladder(alarms(behind=True), ask=lambda question, choices: next(said))
     climbed(model, ladder, decisions=200)
     assert rungs(ladder).count("ask") == 3 and ladder.steps[-1].why == "told to"
     assert any(step.why.endswith("the drawer is open now") for step in ladder.steps)
+
+
+def test_where_several_guidances_may_be_meant_the_answer_is_followed_and_without_one_nothing_moves(model):
+    asked, guided = [], []
+    probes = Probes((), torch.zeros(0, 16), *torch.zeros(4, 0))
+    options = {name: Guidance((), probes) for name in ("stand", "hang")}
+    Acted.guide = lambda agent, chosen: guided.append(chosen)
+    ladder = Ladder(NEVER, ask=lambda *given: asked.append(given) or "hang", options=options)
+    agent, actions, _ = climbed(model, ladder)
+    climbed(model, ladder, agent=agent)
+    assert asked == [("what is meant?", ("stand", "hang", STOP))] and ladder.choices == (GO_ON, "stand", "hang", STOP)
+    assert guided == [[(options["hang"], 1.0)]] and actions.any() and rungs(ladder) == ["ask"]
+    for answer in ("", STOP, "fly"):
+        ladder = Ladder(NEVER, ask=lambda *given, answer=answer: answer, options=options)
+        _, actions, _ = climbed(model, ladder)
+        assert not actions.any() and rungs(ladder) == ["stop"] and len(guided) == 1
+    robot = Ladder(NEVER, ask=None, options=options)
+    robot.ready(agent, True, True)
+    assert robot.decided(agent)[:2] == ("ask", "what is meant?") and robot.choices[:2] == ("stand", "hang")
+    robot.ready(agent, False, True, "stand")
+    assert (robot._cases[0].rung, robot.choice, len(guided)) == ("", "stand", 2)
 
 
 def test_tools_are_used_one_after_another_before_somebody_is_asked(model):

@@ -12,6 +12,7 @@ import pytest
 import configs.arm.live
 import configs.arm.running
 from configs.arm.live import WebView
+from policies.tools import Asker
 from robot.settings import RunConfig
 from worldmodel.errors import UserError
 
@@ -97,6 +98,13 @@ def test_only_who_knows_its_address_may_look_or_stop(toys, monkeypatch):
         view.say("stopped: late-loop: 1 s since the last step")
         event = json.loads(next(view.events()).removeprefix(b"data: "))
         assert event["alarms"] == ["stopped: late-loop: 1 s since the last step"] and not event["over"]
+        assert asked(f"{view.url}answer/1", b"") == 404 and not event["question"]
+        view.asker = Asker(60.0, view.say)
+        view.asker.begin("what is meant?", ["stand", "hang"])
+        event = json.loads(next(view.events()).removeprefix(b"data: "))
+        assert (event["question"], event["choices"]) == ("what is meant?", ["stand", "hang"])
+        assert [asked(f"{view.url}answer/{each}", b"") for each in ("3", "0", "x", "2")] == [404, 404, 404, 204]
+        assert view.asker.poll() == "hang" and asked(f"{view.url}answer/1", b"") == 404
         with pytest.raises(UserError, match=rf"^viewer_port={port}: Address already in use"):
             WebView(toys.token_settings(4), 30.0, "a run", 1, int(port))
     finally:

@@ -44,7 +44,7 @@ size, real = st.integers(0, 4), st.floats(-1e6, 1e6, width=32)
 matrix = arrays(np.float32, st.tuples(size, size), elements=real)
 frames = st.lists(arrays(np.uint8, st.tuples(size, size, size, size)), max_size=12).map(tuple)
 shaped = {"state": arrays(np.float32, size, elements=real), "frames": frames, "present": arrays(bool, size)}
-shaped |= {"actions": matrix, "tokens": matrix}
+shaped |= {"actions": matrix, "tokens": matrix, "gauges": shaped["state"]}
 any_message = st.one_of(  # a type and its arguments: to make it within a strategy, beartype would draw random numbers
     st.tuples(st.just(kind), *(shaped[f.name] if f.metadata else drawn[f.type] for f in fields(kind)))
     for kind in (Begin, Ready, Refusal, Question, Answer)
@@ -114,6 +114,7 @@ def test_any_bytes_are_a_valid_message_or_refused_in_one_line(message, changes):
 def body(**changes) -> bytes:
     """An answer's body with other metadata or arrays (None: without)."""
     given = {"type": "Answer", "number": 7, "plan_ms": 1.5, "length": 2, "actions": ANSWER.actions}
+    given |= {"rung": "", "why": "", "gauges": ANSWER.gauges}
     given = {k: v for k, v in (given | {"tokens": ANSWER.tokens} | changes).items() if v is not None}
     tensors = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
     return save(tensors, {"message": json.dumps({k: v for k, v in given.items() if k not in tensors})})

@@ -18,6 +18,8 @@ import torch
 from configs.arm import planning
 from configs.runs.loading import task_of
 from policies.agent import Agent
+from policies.alarms import GAUGES, Alarms, Band
+from policies.ladder import Ladder
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import HEAD, Begin, Question, Refusal, Refused, decode, encode
 from policies.planner_link.service import PlannerService, listening
@@ -80,6 +82,28 @@ def test_a_service_decides_for_the_robot_that_began_from_what_it_sends(toys, dea
         assert isinstance(service.answer(replace(question, **wrong)), Refusal)
 
 
+def test_a_robot_is_told_the_rungs_of_the_ladder_and_each_of_its_episodes_begins_anew(toys):
+    agent, told = watched(toys, {STATE_KEY: (3,)}, 4), []
+    band = Band((9.0,) * 30, (1.0,) * 30, 1.0)
+    ladder = Ladder(Alarms({name: band for name in GAUGES}, "", "", "", 0.05, 80, 80), -1.0, first=lambda episode: 3)
+    service = PlannerService(agent, BEGIN, watch=ladder)
+    service.begin(BEGIN)
+    for episode in (0, 1):
+        for number in range(6):
+            question = Question(number, number in (0, 4), torch.randn(3).numpy(), episode=episode)
+            told.append(service.answer(question))
+    assert [answer.rung for answer in told] == 2 * ["", "", "", "back off", "", ""]
+    assert [len(answer.gauges) for answer in told] == 2 * [
+        0,
+        2,
+        2,
+        2,
+        0,
+        2,
+    ]  # unknown at first, and after it backed off
+    assert told[3].why == "back off: the world does not answer as imagined" and told[2].why == told[5].why == ""
+
+
 def test_what_leaves_no_plan_is_refused_in_a_line(toys):
     agent = watched(toys, {STATE_KEY: (3,)}, 4)
     service = PlannerService(agent, BEGIN)
@@ -119,7 +143,8 @@ def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
 
 def test_a_planners_process_that_cannot_start_says_why_to_its_robot(monkeypatch, tmp_path):
     ours, theirs = socket.socketpair()
-    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True", "{}", ""]
+    more = {"guidance": {}, "plugins": [], "watched": {}}
+    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True", json.dumps(more), ""]
     monkeypatch.setattr("sys.argv", ["planning", *words])
     process = threading.Thread(target=planning.main)
     process.start()

@@ -100,7 +100,7 @@ def test_a_score_is_added_to_each_imagined_reward(toys):
         gained, factor = gained + factor * 2 * z[:, 0], factor * 0.9 * continues
     assert torch.allclose(now - was, gained.view(2, 5), atol=1e-5)
     after = model.step(root, plans[0, :, 0])[0]
-    rewards = [planner.predict(root, plans[0, :, 0])[0] for planner in (plain, scored)]
+    rewards = [planner.imagine(root, plans[0, :, 0])[1] for planner in (plain, scored)]
     assert torch.allclose(rewards[1] - rewards[0], 2 * after[:, 0], atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,32 @@ def test_on_the_simulated_arm_every_episode_is_run_and_the_line_says_how(run):
     assert result["mean_squared_jerk"] > 0
     assert 0 < result["largest_step_deg"] <= 3.01 * 115 / 30  # the gripper's, thrice its range in a second
     json.dumps(result)
+
+
+def test_alarms_are_made_on_an_arm_and_the_ladder_that_needs_them_acts(arm_checkpoint, tmp_path, monkeypatch):
+    """Of an agent that has learned nothing, and is thus surprised by all."""
+    import configs.arm.running
+    from envs.state_estimator import StateEstimator
+    from policies.alarms import Alarms
+    from robot.settings import RunConfig
+    from worldmodel.errors import UserError
+
+    checkpoint, keys = tmp_path / "run", {"viewer": "none", "episodes": 1, "seconds": 1.0}
+    shutil.copytree(arm_checkpoint, checkpoint)
+    session = configs.arm.running.RunSession
+    with pytest.raises(UserError, match=r"ladder=true: no alarms-so101-sim\.json in .*calibrate=100"):
+        session.begin(RunConfig(checkpoint=str(checkpoint), ladder=True, **keys)).run()
+    monkeypatch.setattr(StateEstimator, "success", lambda self: True)
+    assert (
+        session.begin(RunConfig(checkpoint=str(checkpoint), calibrate=6, false_alarms=0.5, **keys)).run()["ladder"]
+        is None
+    )
+    alarms = Alarms.kept(checkpoint, "so101-sim")
+    assert (alarms.episodes, alarms.task) == (6, "so101-touch") and Alarms.kept(checkpoint) is None
+    low = replace(alarms.bands["surprise"], threshold=-99.0)
+    replace(alarms, bands=alarms.bands | {"surprise": low}).keep(checkpoint, "so101-sim")
+    result = session.begin(RunConfig(checkpoint=str(checkpoint), ladder=True, **keys)).run()
+    assert result["ladder"][0]["why"].startswith("back off: ") and result["ladder"][0]["episode"] == 0
 
 
 def test_of_joints_alone_and_without_reward_it_is_judged_by_what_it_is_told(untaught, tmp_path):

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.arm.running import RunSession
+from policies.ladder import BACK_OFF, STOP
+from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
-from robot.drivers import PlanFollower, Plans, TokenTrack
+from robot.drivers import HELD_RAD, HELD_S, PlanFollower, Plans, TokenTrack
 from robot.loop import Loop, Reading, Smoothness
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
@@ -183,7 +185,7 @@ def wired(arms, tmp_path, monkeypatch):
     """
     arm, at, said, steps = arms.WiredArm(tmp_path, monkeypatch.setattr), {}, [], []
     planner = arms.FakePlanner(otherwise=0, action=lambda number, since: 0.2)
-    driver = PlanFollower(Estimator(), planner, HZ, 2)
+    driver = PlanFollower(Estimator(), planner, HZ, 2, say=said.append)
 
     def sink(step):
         steps.append(step)
@@ -201,15 +203,102 @@ def wired(arms, tmp_path, monkeypatch):
         (FaultKind.STALLED, lambda arm: setattr(arm.chain, "held", 3)),
         (FaultKind.PUSHED, lambda arm: arm.chain.tear(3, -40)),
         (FaultKind.LATE, lambda arm: arm.clock.sleep(0.5)),
+        (FaultKind.STUCK, lambda arm: None),
     ],
 )
 def test_what_somebody_has_to_look_at_first_does_not_go_on_by_itself(wired, kind, happens):
+    if kind is FaultKind.STUCK:
+        wired.planner.told = lambda number: {
+            "rung": STOP * (number > 5),
+            "why": "nobody answered",
+            "choices": "",
+            "gauges": (),
+        }
     wired.at[20] = lambda: happens(wired.arm)
     assert wired.loop.episode(wired.driver, 300, lambda: False) is False
     assert wired.arm.robot.fault.kind is kind and wired.arm.robot.command.resting
-    assert wired.said == [f"stopped: {wired.arm.robot.fault}"] and wired.loop.faults == [str(wired.arm.robot.fault)]
+    assert wired.said[-1] == f"stopped: {wired.arm.robot.fault}" and wired.loop.faults == [str(wired.arm.robot.fault)]
     assert wired.loop.recover(wired.driver) is (kind is FaultKind.LATE)
     assert (wired.arm.robot.fault is None) is (kind is FaultKind.LATE)
+
+
+def test_told_to_back_off_an_arm_goes_the_way_it_came_then_asks_anew_from_rest(wired):
+    wired.driver.begin()
+    wired.planner.action = lambda number, since: np.eye(6)[0] * 0.15
+    wired.planner.told = lambda number: {
+        "rung": BACK_OFF * (number == 20),
+        "why": "pressed" * (number == 20),
+        "gauges": (),
+    }
+    wired.loop.episode(wired.driver, 120)
+    sent, fresh = np.array([step.sent[0] for step in wired.steps]), [fresh for *_, fresh in wired.planner.asked]
+    back = int(np.flatnonzero(np.diff(sent) < -1e-4)[0])
+    assert wired.said == ["episode 1: pressed"] and fresh == [True] + 19 * [False] + [True] + (len(fresh) - 21) * [
+        False
+    ]
+    assert sent[back - 10] <= sent[back : back + 15].min() < sent[back] - 0.04 < sent[-1]  # as far as limits let it
+
+
+def test_a_held_joint_is_told_and_backed_off_from_twice_within_half_a_second_and_then_the_arm_stops(wired):
+    wired.driver._backs_off, wired.planner.action = True, lambda number, since: np.eye(6)[0] * 0.15
+    wired.driver.begin()
+    wired.at[60] = lambda: setattr(wired.arm.chain, "held", 1)
+    assert wired.loop.episode(wired.driver, 300, lambda: False) is False
+    why = "shoulder_pan does not go where it is sent; is it held, or against something?"
+    assert [rung["why"] for rung in wired.driver.rungs] == [
+        f"{rung}: {why}" for rung in ("back off", "back off", "stop")
+    ]
+    assert wired.loop.faults == [f"stuck: stop: {why}"] and wired.arm.robot.command.resting
+    gap = np.array([abs(step.sent - step.reading.joints)[0] for step in wired.steps])
+    first = wired.driver.rungs[0]["frame"]
+    pressed = int(np.flatnonzero(gap > HELD_RAD)[0])
+    assert HELD_S * HZ <= first - pressed <= HZ / 2 and gap[first + 10] < gap[first] / 2
+    assert all(left > -1e-9 for step in wired.steps for _, left in step.margins.least().values())
+
+
+def test_a_joint_that_moves_or_a_gripper_that_holds_something_is_not_held(wired):
+    wired.driver._backs_off = True
+    wired.driver.begin()
+    wired.at[30] = lambda: setattr(wired.arm.chain, "held", 6)
+    wired.loop.episode(wired.driver, 90)
+    assert not wired.driver.rungs
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_question_rests_the_arm_until_it_is_answered_and_without_an_answer_it_stops(wired, answers):
+    asker, replies, asked = Asker(4.0, wired.said.append, wired.arm.clock.monotonic), [], wired.planner.ask
+    wired.driver._asker, wired.driver.waits = asker, 5 * HZ
+    wired.driver.begin()
+
+    def ask(*given):
+        reply = given[-1]
+        if wired.driver._asking:
+            replies.append(reply)
+        elif reply:
+            raise AssertionError("nothing was asked")
+        return asked(*given)
+
+    def told(number):
+        nobody = STOP * (replies == [""])
+        choices = '["stand", "hang", "stop"]' * (number == 6)
+        return {
+            "rung": "ask" if choices else nobody,
+            "why": "which?" * bool(choices or nobody),
+            "choices": choices,
+            "gauges": (),
+        }
+
+    wired.planner.ask, wired.planner.told = ask, told
+    wired.at[90] = lambda: answers and (asker.answer(4), asker.answer(2))
+    done = wired.loop.episode(wired.driver, 120, lambda: False)
+    assert wired.said[1] == "which? 1: stand, 2: hang, 3: stop; within 4 s"
+    sent = np.array([step.sent for step in wired.steps])
+    assert done is False and np.abs(np.diff(sent[50:88], axis=0)).max() < 1e-6  # it rests
+    assert replies == ["hang" if answers else ""]
+    assert (wired.loop.faults == []) is answers and (asker.question, asker.poll()) == ("", "hang" if answers else "")
+    assert wired.driver.waited == pytest.approx(69 if answers else 4 * HZ, abs=6)
+    if answers:  # the time that it waited does not count
+        assert len(sent) == pytest.approx(120 + wired.driver.waited, abs=3) and np.abs(sent[-1] - sent[60]).max() > 0.1
 
 
 def test_a_driver_that_is_in_trouble_stops_the_arm_and_is_not_gone_on_with(wired):
@@ -221,6 +310,17 @@ def test_a_driver_that_is_in_trouble_stops_the_arm_and_is_not_gone_on_with(wired
     assert not wired.loop.recover(wired.driver, patience_s=0.5)
     trouble.clear()
     assert wired.loop.recover(wired.driver) and wired.arm.robot.fault is None
+
+
+def test_what_stops_the_arm_in_the_last_step_is_told_too(wired):
+    wired.driver.begin()
+    wired.loop.episode(wired.driver, 30)
+    count = len(wired.steps)
+    wired.driver.begin()
+    wired.driver.watch = lambda reading: (FaultKind.STUCK, "no way on") if len(wired.steps) == 2 * count - 1 else None
+    wired.loop.episode(wired.driver, 30)
+    assert len(wired.steps) == 2 * count and wired.loop.faults == ["stuck: no way on"]
+    assert wired.arm.robot.command.resting
 
 
 def test_an_episode_of_a_planner_begins_with_its_first_plan_and_says_what_was_done(wired):

@@ -9,7 +9,7 @@ import pytest
 from configs.command import composed
 from configs.commands import _checkpoints
 from configs.runs.evaluation import Evaluation
-from configs.runs.stuck import MONITORS, _Played, stuck
+from configs.runs.stuck import MONITORS, _Played, interval, stuck
 from configs.schema import BenchConfig, EvaluateConfig
 from envs.settings import TaskConfig
 from policies.alarms import FILE, Alarms, Band
@@ -78,6 +78,8 @@ def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_agai
     ours = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "ours"))
     assert (ours["detected"], ours["false_alarms"]) == (0, 1)  # it was surprised before anything broke
     assert (tmp_path / "stuck.csv").read_text().count("\n") == 1 + len(first["rows"])
+    assert (oracle["detected_95"], oracle["success_95"] is None) == ("0.292 to 1.000", False)  # of three
+    assert interval(30 / 30, 30) == "0.884 to 1.000" and interval(2 / 60, 60) == "0.004 to 0.115"
     assert json.dumps(first)  # plain data
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
     assert len(files) == 8

@@ -1,5 +1,7 @@
 """Laws of a user's own tools: typed, told as JSON Schema, used by the ladder where all else failed."""
 
+import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -48,6 +50,53 @@ def test_a_tool_tells_its_parameters_and_takes_no_others():
     ):
         with pytest.raises(UserError, match=f"^{line}$"):
             tool(wrong)
+
+
+SERVER = """
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("drawer")
+
+
+@server.tool()
+def pull(hard: bool = False) -> str:
+    "Pull at the drawer."
+    return f"pulled, hard: {hard}"
+
+
+@server.tool()
+def paint(colour: str) -> str:
+    return colour
+
+
+@server.tool()
+def knock() -> str:
+    raise ValueError("nobody is in")
+
+
+server.run("stdio")
+"""
+
+
+def test_the_tools_of_an_mcp_server_that_need_no_argument_are_offered(tmp_path):
+    mcp = pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    program = f"env PYTHONPATH={Path(mcp.__file__).parents[1]} {sys.executable}"  # a server gets no PYTHONPATH else
+    (tmp_path / "drawer.py").write_text(SERVER)
+    pull, knock = Tool.each([f"mcp:{program} {tmp_path / 'drawer.py'}"])
+    assert (pull.name, pull.about, knock.name) == ("pull", "Pull at the drawer.", "knock")
+    assert pull({}) == "pulled, hard: False" and pull({"hard": True}) == "pulled, hard: True"
+    with pytest.raises(UserError, match=r"pull\.hard=3: boolean"):
+        pull({"hard": 3})
+    with pytest.raises(UserError, match=r"tools=\[knock\]: RuntimeError: .*knock"):
+        knock({})
+    with pytest.raises(UserError, match=r"^tools=\[mcp:/no/such server\]: .*No such file"):
+        Tool.each(["mcp:/no/such server"])
+
+
+def test_without_the_extra_its_installation_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(UserError, match=r"^tools=\[mcp:x\]: .*uv pip install 'mcp"):
+        Tool.each(["mcp:x"])
 
 
 def test_a_tool_that_is_not_there_or_not_typed_is_refused():

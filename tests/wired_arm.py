@@ -126,7 +126,7 @@ class FakePlanner:
     def waiting(self):
         return bool(self.due)
 
-    def ask(self, state, fresh, frames, there, episode=0, frame=0):
+    def ask(self, state, fresh, frames, there, episode=0, frame=0, reply=""):
         if self.waiting:
             return False
         self.asked.append((self.now, state, fresh))
@@ -134,9 +134,15 @@ class FakePlanner:
         delay = self.delays.pop(0) if self.delays else self.otherwise
         if delay is not None:
             actions = np.full((self.length, 6), self.action(number, self.since))
-            answer = SimpleNamespace(number=number, plan_ms=1.0, actions=actions, tokens=(), length=self.length)
+            answer = SimpleNamespace(
+                number=number, plan_ms=1.0, actions=actions, tokens=(), length=self.length, **self.told(number)
+            )
             self.due.append((self.now + delay, answer))
         return True
+
+    def told(self, number):
+        """What an answer says besides: a rung, and why."""
+        return {"rung": "", "why": "", "choices": "", "gauges": ()}
 
     def poll(self):
         return self.due.pop(0)[1] if self.due and self.due[0][0] <= self.now else None

@@ -95,17 +95,17 @@ class Planner:
         return Planner(model, self.discount, config, self.compiled, self.score)
 
     @torch.no_grad()
-    def predict(
+    def imagine(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
-    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Return the imagined reward (with the score) of one token, and the effective discount of what follows it.
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Return the latent that follows one token, its imagined reward (with the score), and the effective discount.
 
         The latter is the discount over one whole token times the probability that the episode continues.
         """
         following, reward, continues = self._step(z, w)
         if self.score is not None:
             reward = reward + self.score(z, w, following)
-        return reward, self.discount * continues
+        return following, reward, self.discount * continues
 
     @torch.no_grad()
     def worth(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 import signal
 import threading
@@ -60,7 +61,7 @@ def shown(config: RunConfig) -> dict[str, Camera]:
 
 
 class WebView(NoView):
-    """Serves the run at `url`, to this machine alone: the page, Server-Sent Events for it, and a POST that stops.
+    """Serves the run at `url`, to this machine alone: the page, Server-Sent Events for it, POSTs that stop or answer.
 
     The stop is Ctrl-C's own signal, so it goes through the gate as that does. The address has a random part: no other
     user or page can look or stop. The loop only leaves its newest step here; what a browser gets is made in a thread
@@ -93,7 +94,8 @@ class WebView(NoView):
         plans = follower.plans
         more = {"plan_ms": short(plans.plan_ms[-1]) if plans.plan_ms else None, "late_plans": plans.late}
         late = ["the next plan is late: the arm follows the last curve to rest"] if follower.waiting else []
-        self._now, self._fault = (step, follower.answer, more | {"alarms": late}), ""
+        alarms = [follower.alarm] if follower.alarm else late
+        self._now, self._fault = (step, follower.answer, more | {"alarms": alarms}), ""
 
     def say(self, text: str) -> None:
         """Print a line, and show it."""
@@ -121,6 +123,8 @@ class WebView(NoView):
             over = self._over.wait(REDRAW_S)
             answer = self._now and self._now[1]
             event = self._about | {"alarms": []} | self._state() | {"over": over, "lines": list(self._lines)}
+            event["question"] = self.asker and self.asker.question
+            event["choices"] = self.asker.choices if self.asker else ()
             event["alarms"] = [self._fault, *event["alarms"]] if self._fault else event["alarms"]
             if answer is not shown and number % PLAN_EVERY == 0:
                 event["glyph"], shown = self._glyph(answer), answer
@@ -170,6 +174,9 @@ def _handler(view: WebView, place: str) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
 
         def do_POST(self) -> None:
+            answered = re.fullmatch(f"{re.escape(place)}answer/([0-9]{{1,3}})", self.path)
+            if answered and view.asker and view.asker.answer(int(answered[1])):
+                return self._answer(204)
             if self.path != f"{place}stop":
                 return self.send_error(404)
             view.stop()

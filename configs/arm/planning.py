@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,19 +14,37 @@ from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from policies.alarms import NEVER, Alarms, Watch
 from policies.decisions.trace import traced
 from policies.guidance.chosen import Chosen
+from policies.ladder import UNDO, Ladder
 from policies.planner_link.client import PlannerClient, reach
-from policies.planner_link.messages import Begin, Refusal, receive, send
+from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
+from policies.tools import Tool
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
+from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 ENDING_S = 3.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a robot's planner is watched: by a ladder with these tools, or, to make alarms, without acting on it.
+
+    `ask`: which one of its guidances is meant.
+    """
+
+    robot: str = ""
+    ladder: bool = False
+    tools: tuple[str, ...] = ()
+    calibrate: bool = False
+    ask: bool = False
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
@@ -62,12 +80,27 @@ def planner_service(
     planned: bool,
     guidance: GuidanceKeys,
     say: Callable[[str], None] = lambda line: None,
+    watched: Watched | None = None,
 ) -> PlannerService:
-    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent` and `Chosen.load`."""
-    loaded = load_agent(checkpoint, seed, device, threads, planned)
-    if guidance.given:
-        Chosen.load(guidance, loaded.path, loaded.agent.model).guide(loaded.agent)
-    return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say)
+    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent` and `Chosen.load`.
+
+    Raises UserError also for a ladder without alarms.
+    """
+    loaded, watched = load_agent(checkpoint, seed, device, threads, planned), watched or Watched()
+    chosen = Chosen.load(guidance, loaded.path, loaded.agent.model) if guidance.given else None
+    if chosen and not watched.ask:
+        chosen.guide(loaded.agent)
+    watch = Watch() if watched.calibrate else None
+    if watched.ask and chosen:
+        sentences = [wish.sentence for wish in chosen.wishes]
+        if len(set(sentences)) < len(sentences) or len(json.dumps(sentences)) > LONGEST_TEXT // 2:
+            raise UserError(f"ask=true: short sentences that differ, not {'; '.join(sentences)}")
+        options = dict(zip(sentences, (each for each, _ in chosen.guidances), strict=True))
+        watch = Ladder(NEVER, ask=None, options=options)
+    if watched.ladder:
+        alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
+        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools))
+    return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
 
 
 def serve(config: ServeConfig, _folder: Path) -> dict:
@@ -92,7 +125,9 @@ def planner_client(
     if config.remote:
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:
-        own = config.seed, config.device, config.threads, config.planner, json.dumps(asdict(config.guidance))
+        more = {"guidance": asdict(config.guidance), "plugins": config.plugins}
+        more["watched"] = asdict(Watched(config.robot, config.ladder, config.tools, config.calibrate > 0, config.ask))
+        own = config.seed, config.device, config.threads, config.planner, json.dumps(more)
         sock = start_planner(stack, checkpoint, *own, trace)
         client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)
     stack.callback(client.close)
@@ -125,11 +160,13 @@ def _end(process: subprocess.Popen) -> None:
 
 def main() -> None:
     """Run the planner's process: answer until the robot hangs up, or refuse it with a reason."""
-    descriptor, checkpoint, seed, device, threads, planned, guidance, trace = sys.argv[1:]
+    descriptor, checkpoint, seed, device, threads, planned, more, trace = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
-            keys = build(GuidanceKeys, json.loads(guidance), "guidance.")
-            service = planner_service(Path(checkpoint), int(seed), device, int(threads), planned == str(True), keys)
+            keys = json.loads(more)
+            registry.load(keys["plugins"])
+            own = int(seed), device, int(threads), planned == str(True), build(GuidanceKeys, keys["guidance"])
+            service = planner_service(Path(checkpoint), *own, watched=build(Watched, keys["watched"]))
         except (UserError, OSError) as error:
             receive(sock)
             send(sock, Refusal.of(error))

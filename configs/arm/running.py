@@ -1,11 +1,12 @@
 """A run of a checkpoint on an arm: whether it suits the arm; its planner, cameras, view and episodes."""
 
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from envs.instructions import check as check_sentence
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.state_estimator import STILL, StateEstimator, scene_bodies
+from policies.alarms import GAUGES, Alarms, Watch, check_count
 from policies.guidance.chosen import wishes_of
 from policies.guidance.judge import Judge
+from policies.guidance.storage import read_spec as guidance_spec
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
+from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import configured, connect, gated
 from robot.cameras import CameraBuffer, SteadyCamera, in_a_line
@@ -85,6 +89,9 @@ class RunSession:
         task = renamed(task_of(spec), config.on_task)
         if not task.is_arm:
             raise ConfigError(f"checkpoint={config.checkpoint}: for {task.label}, not for one of the SO-101's tasks")
+        if config.calibrate:
+            check_count(config.calibrate, config.calibrate, config.false_alarms)
+            config = replace(config, episodes=config.calibrate)
         session = cls(config, path, spec, task)
         session.check()
         return session
@@ -167,9 +174,12 @@ class RunSession:
             show = self._view()
             stack.callback(show.close)
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
-            follower, estimator, inner = self.follower(stack, show.say, trace)
+            asker = Asker(config.ask_timeout_s, show.say) if config.ask or config.ladder else None
+            show.asker = asker
+            follower, estimator, inner = self.follower(stack, show.say, trace, asker)
             wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
-            fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if wishes else None
+            judged = wishes and not config.ask
+            fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if judged else None
             robot = gated(inner, config.preset)
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)
@@ -179,6 +189,8 @@ class RunSession:
             say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
             results: list[bool | None] = []
             end = self._drive(loop, follower, estimator, results, fulfilment)
+        if config.calibrate and end in ("done", "fault"):
+            self._calibrate(follower, results)
         known = [done for done in results if done is not None]
         return {
             "success_rate": float(np.mean(known)) if known else None,
@@ -189,6 +201,7 @@ class RunSession:
             **loop.ticks.summary(),
             "planner_losses": follower.planner.losses,
             "trace": trace or None,
+            "ladder": follower.rungs if asker or config.remote else None,
             "faults": loop.faults,
             "driver": loop.robot.name,
             "robot": config.robot,
@@ -200,7 +213,7 @@ class RunSession:
         }
 
     def follower(
-        self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = ""
+        self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = "", asker: Asker | None = None
     ) -> tuple[PlanFollower, StateEstimator, Robot]:
         """Return what follows the checkpoint's plans, what tells it the task's state, and the arm, not connected.
 
@@ -222,7 +235,10 @@ class RunSession:
             connecting.result()
         cameras = CameraBuffer(senses.sizes, self.spec.model.vision.frame_lags, not senses.state, hz, say)
         bodies = (lambda: scene_bodies(inner.scene)) if config.simulated else (lambda: None)
-        return PlanFollower(estimator, link, hz, min(config.lead, begin.every), cameras, bodies), estimator, inner
+        lead = min(config.lead, begin.every)
+        follower = PlanFollower(estimator, link, hz, lead, cameras, bodies, say, asker, config.ladder)
+        follower.waits = math.ceil(config.ask_timeout_s * hz) * (asker is not None)
+        return follower, estimator, inner
 
     def _drive(
         self,
@@ -286,6 +302,16 @@ class RunSession:
             if not loop.recover(follower):
                 return False
         return False
+
+    def _calibrate(self, follower: PlanFollower, results: list[bool | None]) -> None:
+        """Make the alarms of this robot. Raises UserError if too few episodes were good."""
+        watch, unknown = Watch(), [math.nan] * len(GAUGES)
+        lived = follower.gauges[-len(results) :]
+        watch.rows = [[tuple(each) if len(each) else tuple(unknown) for each in episode] for episode in lived]
+        good = None if None in results else np.array(results, bool)
+        sentence = "; ".join(guidance_spec(path).sentence for path, _ in self.config.guidance.each)
+        alarms = Alarms.of(watch, good, self.config.false_alarms, self.path, self.task.label, sentence)
+        say(f"alarms of {alarms.episodes} good episodes: {alarms.keep(self.path, self.config.robot)}")
 
     def _view(self) -> NoView:
         config, token, hz = self.config, self.spec.model.token, self.task.arm.control_hz

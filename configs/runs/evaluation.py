@@ -25,7 +25,7 @@ from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
 from policies.decisions.trace import TRACE, traced
 from policies.guidance.chosen import Chosen
-from policies.ladder import Ladder
+from policies.ladder import UNDO, Ladder
 from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
@@ -183,9 +183,8 @@ class Evaluation:
         """Make a watch or, with `ladder`, a ladder that climbs by the alarms; `first`: as of `Ladder`."""
         if not self.config.ladder or alarms is None:
             return Watch()
-        task = self.loaded.task
-        undo = {"delta": -1.0, "absolute": 1.0}[task.arm.control] if task.is_arm else 0.0
-        return Ladder(alarms, undo, first=first, tools=[Tool.of(name) for name in self.config.tools])
+        undo, tools = UNDO[self.loaded.task.control or ""], Tool.each(self.config.tools)
+        return Ladder(alarms, undo, first=first, tools=tools)
 
     def _kept_alarms(self) -> Alarms | None:
         """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""

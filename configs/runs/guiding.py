@@ -258,7 +258,7 @@ def words(said: str, config: GuideConfig, known: Known) -> Compiled:
     entries = wishes.meant(said, wishes.read_library(path))
     if len(entries) > 1:
         show(*(f"words='{entry.sentence}'" for entry in entries))
-        raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one of them")
+        raise UserError(f"words='{said}': may mean any of these {len(entries)}; say one, or ask (docs/robot.md)")
     (entry,) = entries
     return Compiled(wishes.parse(entry.want, known.spec.quantities), entry.sentence, made_from={"words": said})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import binomtest
 
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
@@ -107,6 +108,9 @@ class _Played:
                     | {"false_alarms": float(np.isfinite(early).mean()) if monitor != ORACLE else 0.0}
                     | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
                 )
+        for row in rows:
+            counts = {"detected": row["episodes"], "false_alarms": good, "success": row["episodes"]}
+            row |= {f"{name}_95": interval(row[name], count) for name, count in counts.items()}
         return [{name: round(float(x), 3) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
 
     def episodes(self, fault: FaultConfig, monitor: str, count: int) -> dict:
@@ -184,6 +188,14 @@ class _Played:
             last = min(stops.get(number, len(rewards)), poor[-1] + window if len(poor) else 0)
             wasted.append(max(0, last - at_step) / len(rewards))
         return [success, np.array(wasted)]
+
+
+def interval(share: float | None, count: int) -> str | None:
+    """Return the 95 % interval of Clopper and Pearson 1934 around a share of `count` episodes, None without one."""
+    if share is None:
+        return None
+    low, high = binomtest(round(share * count), count).proportion_ci(0.95, "exact")
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _end(rewards: Sequence[float]) -> float:

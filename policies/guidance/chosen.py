@@ -31,6 +31,11 @@ class Chosen:
         guidances = tuple((guidance, share) for (guidance, _), (_, share) in zip(loaded, keys.each, strict=True))
         return cls(guidances, *_wishes(keys, [spec for _, spec in loaded]))
 
+    @property
+    def sentence(self) -> str:
+        """What they ask for, in words."""
+        return "; ".join(wish.sentence for wish in self.wishes)
+
     def guide(self, agent: Agent) -> Agent:
         """Guide an agent by them, and return it."""
         agent.guide(self.guidances, self.weight)

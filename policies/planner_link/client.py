@@ -70,18 +70,15 @@ class PlannerClient:
         """Whether the answer to the last question may still come."""
         return self._pending is not None
 
-    def ask(
-        self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=(), episode: int = 0, frame: int = 0
-    ) -> bool:
+    def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=(), *more) -> bool:
         """Ask for a decision (`Question`) unless another is pending; return whether it was asked for.
 
-        Raises WrongMessage for a question that cannot be sent.
+        `more`: episode, frame and reply. Raises WrongMessage for a question that cannot be sent.
         """
         if self.waiting:
             return False
-        question = encode(
-            Question(self._number + 1, fresh, state, tuple(frames), np.asarray(present, bool), episode, frame)
-        )
+        given = fresh, state, tuple(frames), np.asarray(present, bool), *more
+        question = encode(Question(self._number + 1, *given))
         self._number += 1
         self._pending = self._worker.submit(self._exchange, question)
         self._since = time.monotonic() if self._since is None else self._since

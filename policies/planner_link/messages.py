@@ -86,6 +86,7 @@ class Question:
     """Robot to planner: decide from `state` (S,).
 
     `number` counts up. `fresh`: forget the last plan, since an episode begins, or the arm ran out of plan and stopped.
+    `reply`: the answer to what the planner asked.
     `frames`: those of each camera, (F, H, W, 3) uint8, in the order of Begin's cameras. `present` (C,): whether each
     camera provides images now. `episode`, `frame`: those of the control step at which the plan is to begin.
     """
@@ -97,6 +98,7 @@ class Question:
     present: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), metadata=MASK)
     episode: int = 0
     frame: int = 0
+    reply: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Answer:
     """Planner to robot: `actions` (L, A) in [-1, 1], L <= `every`, and the plan, `tokens` (T, P), that they are from.
 
     `number`: the question's. `plan_ms`: how long the decision took. `length`: control steps per token, at most Begin's.
+    `rung`: what the robot is to do instead (`policies.ladder.CARRIED`), if anything; `why`: what was done or
+    is asked, in a line; `choices`: the answers to it, a list in JSON; `gauges` (G,): of alarms, if known.
     """
 
     number: int
@@ -111,6 +115,10 @@ class Answer:
     length: int
     actions: np.ndarray = field(metadata=MATRIX)
     tokens: np.ndarray = field(metadata=MATRIX)
+    rung: str = ""
+    why: str = ""
+    choices: str = ""
+    gauges: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), metadata=VECTOR)
 
 
 @dataclass(frozen=True)
@@ -123,8 +131,13 @@ class Refusal:
     @classmethod
     def of(cls, error: Exception) -> "Refusal":
         """Return the refusal that tells an error, whatever its text holds."""
-        line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in str(error)).split())
-        return cls((line or type(error).__name__)[:LONGEST_TEXT], getattr(error, "final", False))
+        return cls(one_line(error) or type(error).__name__, getattr(error, "final", False))
+
+
+def one_line(said: object) -> str:
+    """Return what a message can carry of a text, whatever it holds."""
+    line = "".join(c if c.isprintable() or c.isspace() else "?" for c in str(said))
+    return " ".join(line.split())[:LONGEST_TEXT]
 
 
 Message = Begin | Ready | Question | Answer | Refusal

@@ -1,5 +1,6 @@
 """The planner's side: of the robots it suits, the last to connect has the planner; all others are told why not."""
 
+import json
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent, Totals
+from policies.alarms import Told, Watch
 from policies.planner_link.messages import (
     Answer,
     Begin,
@@ -22,6 +24,7 @@ from policies.planner_link.messages import (
     WrongMessage,
     hang_up,
     incompatible,
+    one_line,
     receive,
     send,
 )
@@ -45,9 +48,15 @@ class PlannerService:
     refused.
     """
 
-    def __init__(self, agent: Agent, settings: Begin, say: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        agent: Agent,
+        settings: Begin,
+        say: Callable[[str], None] = lambda line: None,
+        watch: Watch | None = None,
+    ):
         """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
-        self.agent, self.settings, self._say = agent, settings, say
+        self.agent, self.settings, self._say, self._watch, self._episode = agent, settings, say, watch, -1
         remembered = len(agent.model.config.vision.frame_lags)
         self._frames = {key: (remembered, *shape) for key, shape in agent.model.senses.items() if is_image(key)}
         self._sentence, self._deadline_ms = torch.zeros(1, Words.size), 0.0
@@ -69,7 +78,7 @@ class PlannerService:
         """Forget everything before, and decide for that robot. Raises Refused if this planner does not suit it."""
         sentence = self._sentence_of(begin)
         self.agent.forget()
-        self._sentence, self._deadline_ms = sentence, begin.deadline_ms
+        self._sentence, self._deadline_ms, self._episode = sentence, begin.deadline_ms, -1
 
     def answer(self, question: Question) -> Answer | Refusal:
         """Decide. Return a Refusal if an array has the wrong shape, or if no plan has a finite return."""
@@ -80,13 +89,23 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         if self.agent.trace is not None:
             self.agent.trace.place = lambda: ([question.episode], [question.frame])
+        watch, told = self._watch, Told("", "", np.zeros(0, np.float32))
         try:
+            if watch is not None:
+                watch.ready(self.agent, question.episode != self._episode, question.fresh, question.reply)
+                self._episode = question.episode
             decision = self.agent.decide(self._observation(question), deadline=deadline)
+            if watch is not None:
+                told = watch.decided(self.agent)
         except (UserError, PlanFault) as fault:
             return Refusal.of(fault)
         tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
-        return Answer(question.number, 1000 * (time.perf_counter() - began), length, actions, tokens)
+        plan_ms = 1000 * (time.perf_counter() - began)
+        choices = json.dumps(told.choices, ensure_ascii=False) if told.choices else ""
+        return Answer(
+            question.number, plan_ms, length, actions, tokens, told.rung, one_line(told.why), choices, told.gauges
+        )
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""

@@ -27,6 +27,7 @@ class FaultKind(StrEnum):
     STALLED = "stalled"  # a joint does not follow its command: held, blocked, or its servo has given up
     DRIVER = "driver"  # the robot's driver failed
     PLANNER = "planner"  # the planner is gone
+    STUCK = "stuck"  # the agent sees no way on
     BLIND = "blind"  # no camera shows anything, and there is no other sense
     STOP = "stop"  # a stop was requested
 
