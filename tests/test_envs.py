@@ -228,7 +228,7 @@ def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
         ("walker-walk", {"instruction": "  "}, "task.instruction: '  ' is without text"),
         ("so101-touch", {"action_repeat": 2}, "task.action_repeat=2: 1 for the SO-101's tasks"),
         ("so101-touch", {"control_hz": 4.9}, "task.control_hz=4.9: from 5 to 100"),
-        ("so101-touch", {"control": "tied"}, "task.control=tied: now delta"),
+        ("so101-touch", {"control": "tied"}, "task.control=tied: one of delta, absolute"),
         ("so101-touch", {"state": "joint"}, "task.state=joint: one of full, joints"),
         ("multi", {"names": ("walker-walk",) * 2}, "task.names=[walker-walk,walker-walk]: two or more different"),
         ("multi", {"names": ("walker-walk", "gym")}, "task.names=gym: no such task"),
