@@ -12,11 +12,11 @@ import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from envs import suite
-from envs.faults import Faulty
 from envs.senses import Senses
 from envs.settings import FaultConfig, TaskConfig
-from envs.task_env import Reporting, TaskEnv, faults
+from envs.task_env import TaskEnv, faults
 from envs.vector import Processes
+from envs.wrappers import Faulty, Masked, Multi, Reporting
 from sim.variation import Variation
 from worldmodel import registry
 from worldmodel.errors import UserError
@@ -39,7 +39,7 @@ def make(
     """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
-    tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.missing`).
+    tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.wrappers`).
     `plugins`: modules to import first, which another process may lack (`worldmodel.registry`). `report_faults`: do not
     raise a fault, but end the episode (`Reporting`). `fault`: what breaks in each episode.
 
@@ -49,7 +49,7 @@ def make(
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps or until the episode ends, and rewards are summed. `terminated` means that no reward
     can be earned afterwards, `truncated` that only the time limit was reached. With several tasks, each episode is one
-    of them (`envs.multi`).
+    of them (`envs.wrappers`).
 
     Raises:
         ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
@@ -60,8 +60,6 @@ def make(
     if report_faults:
         return Reporting(make(task, render, variation, senses, drop, fault=fault))
     if task.name == "multi":
-        from envs.multi import Multi
-
         return Multi({part.name: make(part, render, variation, senses, drop, fault=fault) for part in task.parts})
     with faults(f"{task.label}, being made"):
         own = _build(task, render or bool(senses.cameras), variation)
@@ -73,8 +71,6 @@ def make(
             env = Faulty(env, fault)
         if not senses.cameras and not drop:
             return env
-        from envs.missing import Masked
-
         return Masked(env, drop)
     except ValueError:
         own.close()

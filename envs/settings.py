@@ -43,7 +43,7 @@ class ArmSettings:
 class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
-    Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
+    Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.wrappers`); all
     share the same settings. `instruction` overrides that of a single task, where language is observed. `wrappers`: of
     the unmodified environment, innermost first, by their names in `worldmodel.registry`. `kwargs`: arguments of a
     Gymnasium environment.

@@ -17,7 +17,7 @@ from envs.instructions import CHARACTERS, LONGEST, check
 from envs.quantities import Quantities
 from envs.senses import Senses
 from envs.settings import OWN, SOLVED, TaskConfig
-from policies.settings import FAULT, QUANTITIES, SUCCESS
+from policies.settings import QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
@@ -204,35 +204,6 @@ def faults(where: str, action: np.ndarray | None = None) -> Iterator[None]:
         raise EnvironmentFault(line, None if action is None else np.array(action)) from error
     finally:
         TaskEnv.running = None
-
-
-class Reporting(gymnasium.Wrapper):
-    """Report a fault as `info[FAULT]` instead of raising it: the episode is truncated at its last good observation.
-
-    Raises EnvironmentFault from the first `reset` only, when there is no observation yet.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self._last: dict[str, Any] | None = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Begin an episode; after a fault it has not begun, and the next call is to be another reset."""
-        try:
-            self._last, info = self.env.reset(seed=seed, options=options)
-        except EnvironmentFault as fault:
-            if self._last is None:
-                raise
-            return self._last, {FAULT: fault}
-        return self._last, info
-
-    def step(self, action: np.ndarray):
-        """Advance one control step."""
-        try:
-            self._last, *rest = self.env.step(action)
-        except EnvironmentFault as fault:
-            return self._last, 0.0, False, True, {FAULT: fault}
-        return self._last, *rest
 
 
 def _own_limit(env: gymnasium.Env, repeat: int) -> int | None:

@@ -8,9 +8,9 @@ from gymnasium import spaces
 from envs.instructions import INSTRUCTIONS, PARAPHRASES, instruct
 from envs.lerobot_env import make_view
 from envs.make import episode_limit, make, make_vector
-from envs.multi import Multi, take_turns
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from envs.wrappers import Multi, take_turns
 from policies.settings import QUANTITIES
 from sim.variation import Variation
 from worldmodel.errors import UserError

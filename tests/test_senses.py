@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from envs.cameras import frame, physics
 from envs.make import make
-from envs.missing import PATIENCE, Masked
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault
+from envs.wrappers import PATIENCE, Masked
 from sim import renderer
 from sim.renderer import RenderingUnavailable, choose_backend, middle, shows
 from worldmodel.senses import STATE_KEY, key

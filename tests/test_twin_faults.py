@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from configs.commands import twin as main
 from sim.so101.joints import JOINTS
-from sim.twin.arm import TwinArm, build, limits
-from sim.twin.calibration import fitting
+from sim.twin.arm import TwinArm, build, fitting, limits
 from sim.twin.faults import CABLES, FaultConfig, Faults, Line
 from sim.twin.servo import OVERLOADED
 

@@ -79,7 +79,7 @@ class EvaluationEpisodes:
         """Return the environments of the batch that begins with episode `first`, ready for it; they are still owned."""
         env = _some(self.env, self.count - first)
         if self.task.name == "multi":
-            from envs.multi import take_turns
+            from envs.wrappers import take_turns
 
             take_turns(env.envs, first)
         if self.ready is not None:

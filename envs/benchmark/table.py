@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from envs.benchmark.anchors import BEST_AT, best, published, scale
-from envs.benchmark.results import Result, read
+from envs.benchmark.results import BEST_AT, Result, best, published, read, scale
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 

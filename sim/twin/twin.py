@@ -18,7 +18,7 @@ from sim import InvalidValue
 from sim.twin.arm import TwinArm
 from sim.twin.control import LONGEST_SOCKET, ControlServer, control_of
 from sim.twin.faults import FaultConfig, Faults, Line
-from sim.twin.feetech import Bus, Framer, cut
+from sim.twin.servo import Bus, Framer, cut
 
 FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
 CHUNK = 4096
