@@ -7,6 +7,7 @@ bit-identical observations and rewards, whatever the environment or the process 
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
@@ -77,18 +78,8 @@ def make(
         raise
 
 
-def make_vector(
-    task: TaskConfig,
-    count: int,
-    processes: bool = True,
-    variation: Variation | None = None,
-    senses: Senses = STATE_ALONE,
-    drop: Mapping[str, int] | None = None,
-    report_faults: bool = False,
-    render: bool = False,
-    fault: FaultConfig | None = None,
-) -> gymnasium.vector.VectorEnv:
-    """Create `count` environments of a task that step together; the other arguments are those of `make`.
+def make_vector(task: TaskConfig, count: int, processes: bool = True, **how: Any) -> gymnasium.vector.VectorEnv:
+    """Create `count` environments of a task that step together; `how`: further arguments of `make`.
 
     A single environment runs in this process; several run in one process each, unless `processes` is False.
 
@@ -111,9 +102,7 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    settings: dict = {"variation": variation, "senses": senses, "drop": drop, "report_faults": report_faults}
-    settings["fault"] = fault
-    one = functools.partial(make, task, render, plugins=tuple(registry.loaded), **settings)
+    one = functools.partial(make, task, plugins=tuple(registry.loaded), **how)
     if count > 1 and processes:
         return Processes(one, count, task.label)
     disabled = gymnasium.vector.AutoresetMode.DISABLED

@@ -122,14 +122,11 @@ class Quantities:
 
     def _sensors(self) -> None:
         model, _ = self._simulation
-        sensors = [sensor for i in range(model.nsensor) if (sensor := model.sensor(i)).name]
-        entries = [int(sensor.adr[0]) + i for sensor in sensors for i in range(int(sensor.dim[0]))]
-        names = [
-            sensor.name if int(sensor.dim[0]) == 1 else f"{sensor.name}[{i}]"
-            for sensor in sensors
-            for i in range(int(sensor.dim[0]))
-        ]
-        self._take(dict.fromkeys(names, ""), lambda raw: self._data.sensordata[entries])
+        entries: dict[str, int] = {}
+        for sensor in filter(lambda sensor: sensor.name, map(model.sensor, range(model.nsensor))):
+            size, first = int(sensor.dim[0]), int(sensor.adr[0])
+            entries |= {sensor.name if size == 1 else f"{sensor.name}[{i}]": first + i for i in range(size)}
+        self._take(dict.fromkeys(entries, ""), lambda raw: self._data.sensordata[[*entries.values()]])
 
     @property
     def _simulation(self):

@@ -1,4 +1,4 @@
-"""Recover what a killed recording left, as a copy: a session of LeRobot's own commands, or one of semagram-record.
+"""Recover what a killed session of LeRobot's own commands left, as a copy.
 
 LeRobot (0.6) writes an episode's steps to a Parquet file at its end, but no footer before the end of the session; the
 table of episodes likewise, ten at a time. Frames lie in `images/` as PNG files until they are encoded to a video of
@@ -7,7 +7,6 @@ episode is there once its steps are, and its frames in one of these places.
 """
 
 import io
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policies.storage.folders import aside_of, locked, put
+from policies.storage.folders import aside_of, put
 from robot.datasets import EPISODES, STEPS, DatasetError, info_of, opened, quiet, tables_in
 from robot.datasets import columns as columns_of
 from robot.ticks import same_priority
@@ -51,34 +50,16 @@ def repair(dataset: Path, out: Path) -> dict:
     """
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
-    parts = sorted(path for path in (dataset.parent / f".{dataset.name}.parts").glob("*") if path.name.isdigit())
     dropped: dict[int, str] = {}
     with aside_of(out) as aside, aside_of(out.with_name(f"{out.name}.clips")) as scratch, quiet():
-        if parts:
-            _join(dataset, parts, aside, out.name)
-        else:
-            info = info_of(dataset)
-            if not (episodes := list(_complete(dataset, info, scratch, dropped))):
-                raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
-            _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
+        info = info_of(dataset)
+        if not (episodes := list(_complete(dataset, info, scratch, dropped))):
+            raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
+        _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
         read = opened(aside)
         assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
     return {"episodes": read.num_episodes, "frames": len(read), "dropped": dropped, "dataset": str(out)}
-
-
-def _join(dataset: Path, parts: list[Path], aside: Path, name: str) -> None:
-    """Merge what semagram-record left: the dataset, if there is one, and the finished episodes beside it."""
-    from lerobot.datasets.aggregate import aggregate_datasets
-
-    if (lock := locked(parts[0].parent)) is None:
-        raise DatasetError(f"{dataset}: another process is recording to it")
-    try:
-        merged = int(info_of(dataset)["total_episodes"]) if dataset.exists() else 0
-        roots = [dataset] * bool(merged) + [part for part in parts if int(part.name) >= merged]
-        aggregate_datasets(["local/part"] * len(roots), f"local/{name}", roots=roots, aggr_root=aside)
-    finally:
-        os.close(lock)
 
 
 def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str]) -> Iterator[Recovered]:
