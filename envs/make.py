@@ -109,11 +109,6 @@ def make_vector(task: TaskConfig, count: int, processes: bool = True, **how: Any
     return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
 
 
-def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
-    """Return the number of control steps after which an episode is truncated, or None if it never is."""
-    return env.metadata["episode_limit"]
-
-
 def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
     """Create the task's unmodified environment, with its own time limit."""
     if task.is_arm:

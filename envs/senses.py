@@ -17,11 +17,6 @@ IMAGE_SIZE = 64
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 
 
-def mask_key(sense: str) -> str:
-    """Return the observation key of a sense's mask, bool (1,): whether a sense that can be missing is present."""
-    return f"mask.{sense}"
-
-
 @dataclass(frozen=True, init=False)
 class Senses:
     """The senses an agent observes: `names`, each `state`, `images.<camera>` or `language`, and their frame sizes.

@@ -44,7 +44,8 @@ class TaskEnv(gymnasium.Wrapper):
     """The environment of `task`, from Gymnasium's `env` for it; `envs.make.make` says what it observes and does.
 
     The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
-    `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, `unperceived`, the cameras
+    `episode_limit`, the control steps after which an episode is truncated (None: never), `render_fps`, in control steps
+    per second, `unperceived`, the cameras
     in the environment's observation that are not among the senses, and `quantities`, the units of the named quantities
     (`envs.quantities`), whose values are in every `info`. `running`: which environment of this process is at work (task
     and control step), and since when (`time.monotonic`); None if none is. `info["success"]` counts as `is_success`.
@@ -165,15 +166,11 @@ class TaskEnv(gymnasium.Wrapper):
                 state = np.concatenate([np.where(self._angular, np.cos(state), state), np.sin(state[self._angular])])
             return state.astype(np.float32)
 
-    def _sized(self, state: np.ndarray) -> np.ndarray:
-        """Return the state; raise EnvironmentFault if it has another size than the space says."""
-        if len(state) != len(self._labels):
-            raise EnvironmentFault(f"{self._where()}: it observes {len(state)} numbers, not {len(self._labels)}")
-        return state
-
     def _observe(self, raw: Any, action: np.ndarray | None, reward: float) -> dict[str, Any]:
         """Return what the agent observes of `raw`, checked."""
-        state = self._sized(self.state(raw))
+        state = self.state(raw)
+        if len(state) != len(self._labels):
+            raise EnvironmentFault(f"{self._where()}: it observes {len(state)} numbers, not {len(self._labels)}")
         finite = np.isfinite(state)
         if not finite.all() or not abs(reward) <= LARGEST:
             at = int(np.argmin(finite))

@@ -38,8 +38,8 @@ class Faulty(gymnasium.Wrapper):
         super().__init__(env)
         self.fault, self._step = fault, 0
         self._whole: dict[str, np.ndarray] = {}  # what of the model has changed, as it was before
-        found = simulation(env)
-        if found is None or not found[0].nu:
+        model, _ = simulation(env)
+        if model is None or not model.nu:
             raise UserError(f"fault.kind={fault.kind}: only where MuJoCo simulates motors")
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
@@ -63,9 +63,7 @@ class Faulty(gymnasium.Wrapper):
         """Change the model if it is time."""
         if self._step != self.fault.at_step:
             return
-        found = simulation(self.env)
-        assert found is not None
-        model, data = found
+        model, data = simulation(self.env)
         self._model = model
         self._whole = {name: np.array(getattr(model, name)) for name in CHANGED}
         motor = int(self._drawn.integers(model.nu))

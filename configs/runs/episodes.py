@@ -9,7 +9,7 @@ from gymnasium import Env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
-from envs.make import ENDLESS, episode_limit, make_vector
+from envs.make import ENDLESS, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -47,7 +47,7 @@ class EvaluationEpisodes:
         env = make_vector(task, min(count, together), processes=False, **settings)
         assert isinstance(env, SyncVectorEnv)
         self.env = env
-        self.limit = episode_limit(self.env) or ENDLESS
+        self.limit = self.env.metadata["episode_limit"] or ENDLESS
         self.states: list[Tensor] = []  # of the agent's generator before each batch of the last `play`
 
     @property

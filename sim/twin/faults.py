@@ -47,15 +47,17 @@ class FaultConfig:
                 raise InvalidValue(f"faults.{name}={value}: at least 0")
 
 
-class Line:
-    """The line between host and servos: loses or corrupts packets at the rates `lost` and `corrupted`.
+class Faults:
+    """Begins and ends faults; the callback `plug` removes the host's port (False) or restores it (True).
 
-    `slow_ms`: how late the twin sends replies. `counts`: injected faults by name.
+    The line between host and servos loses or corrupts packets at the rates `lost` and `corrupted`; `slow_ms`: how late
+    the twin sends replies. `counts`: injected faults by name.
     """
 
-    def __init__(self, seed: int = 0):
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, arm: TwinArm, plug: Callable[[bool], None], seed: int = 0):
+        self._arm, self._plug, self._rng = arm, plug, np.random.default_rng(seed)
         self.lost = self.corrupted = self.slow_ms = 0.0
+        self._out: set[str] = set()  # pulled cables, and dead servos as "dead <joint>"
         self.counts: Counter[str] = Counter()
 
     def transmit(self, data: bytes) -> bytes:
@@ -70,20 +72,11 @@ class Line:
             return data[:at] + bytes([changed]) + data[at + 1 :]
         return data
 
-
-class Faults:
-    """Begins and ends faults; the callback `plug` removes the host's port (False) or restores it (True)."""
-
-    def __init__(self, arm: TwinArm, line: Line, plug: Callable[[bool], None]):
-        self._arm, self._line, self._plug = arm, line, plug
-        self._out: set[str] = set()  # pulled cables, and dead servos as "dead <joint>"
-        self.counts: Counter[str] = Counter()
-
     def set_line(self, lost: float = 0.0, corrupted: float = 0.0, slow_ms: float = 0.0) -> None:
         """Set the line's fault rates and reply delay. Raises ValueError for a value out of range."""
         given = {"lost": lost, "corrupted": corrupted, "slow_ms": slow_ms}
         faults = FaultConfig(**{name: finite(name, value).item() for name, value in given.items()})
-        self._line.lost, self._line.corrupted, self._line.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
+        self.lost, self.corrupted, self.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
 
     def pull(self, cable: str) -> None:
         """Pull out a cable: `usb`, `power`, or the lead to a joint's servo. Raises ValueError for an unknown one."""
