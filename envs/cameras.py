@@ -14,7 +14,7 @@ from envs import suite
 from envs.quantities import simulation
 from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
-from envs.task_env import EnvironmentFault, image_paths
+from envs.task_env import EnvironmentFault, at, image_paths
 from sim.renderer import GROUPS, Canvas, RenderingUnavailable, View, resized
 from worldmodel.errors import UserError
 from worldmodel.senses import key
@@ -113,7 +113,7 @@ class Cameras:
         self._env, self._label, self._sizes = env, task.label, senses.sizes
         self._paths = image_paths(env.observation_space)
         for name, keys in self._paths.items():
-            if (shape := _at(env.observation_space, keys).shape)[2] not in CHANNELS:
+            if (shape := at(env.observation_space, keys).shape)[2] not in CHANNELS:
                 raise UserError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
         own, observed = simulation(env)[0] is None, dict(self._paths)
         if self._paths and own and env.render_mode != "rgb_array":
@@ -122,7 +122,7 @@ class Cameras:
         self.unperceived = [name for name, keys in observed.items() if keys not in seen]
         self._views = views(task, env) | dict.fromkeys(self._paths)
         self._shapes: dict[str, tuple[int, ...]] = {
-            name: _at(env.observation_space, keys).shape for name, keys in self._paths.items()
+            name: at(env.observation_space, keys).shape for name, keys in self._paths.items()
         }  # of the frames that are not drawn here
         for camera, size in senses.sizes.items():
             if camera not in self._views:
@@ -156,15 +156,9 @@ class Cameras:
     def _frame(self, camera: str, size: tuple[int, int], raw: Any) -> np.ndarray:
         if camera not in self._shapes:
             return _drawn(self._env, size, self._views[camera])
-        pixels = np.asarray(_at(raw, self._paths[camera])) if camera in self._paths else _rendered(self._env)
+        pixels = np.asarray(at(raw, self._paths[camera])) if camera in self._paths else _rendered(self._env)
         if pixels.shape != (before := self._shapes[camera]):
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
             )
         return resized(pixels, *size)
-
-
-def _at(whole, keys: tuple[str, ...]):
-    for each in keys:
-        whole = whole[each]
-    return whole
