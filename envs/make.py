@@ -20,7 +20,7 @@ from envs.vector import Processes
 from envs.wrappers import Faulty, Masked, Multi, Reporting
 from sim.variation import Variation
 from worldmodel import registry
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 
 STATE_ALONE = Senses()
 ENDLESS = 1000
@@ -130,21 +130,13 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
                 env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
-            "Pendulum-v1",
-            "HalfCheetah-v5",
-        ]
-        raise UserError(
-            f"task.id={task.id}: no such environment is installed ({_line(error)}); close to it: {', '.join(close)}"
-        ) from error
+        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
+        why = f"no such environment is installed ({in_one_line(error)}); close to it: {', '.join(close)}"
+        raise UserError(f"task.id={task.id}: {why}") from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:
-        raise UserError(f"task.id={task.id}: {_line(error)}") from error
+        raise UserError(f"task.id={task.id}: {in_one_line(error)}") from error
     except (TypeError, AssertionError) as error:
         if not task.kwargs:
             raise
         given = ", ".join(f"{name}={value}" for name, value in task.kwargs.items())
-        raise UserError(f"task.kwargs: {task.id} does not take {given} ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"task.kwargs: {task.id} does not take {given} ({in_one_line(error)})") from error

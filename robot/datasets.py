@@ -1,15 +1,17 @@
 """LeRobotDataset folders (version 3): read the columns of one, episode by episode, or write actions to a new one."""
 
+import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from policies.storage.folders import aside_of, put
+from policies.storage.folders import aside_of, put, replace_file
 from worldmodel.errors import UserError, in_one_line
 
 ACTION = "action"
@@ -97,6 +99,19 @@ def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[st
     if not sum(map(len, tables)):
         raise DatasetError(f"{dataset / folder}: nothing there; {mends}")
     return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
+
+
+def set_columns(file: Path, columns: Mapping[str, Any]) -> None:
+    """Set columns of a Parquet file, arrays or lists, new ones behind the others; it is replaced in one step."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table, sink = pyarrow.parquet.read_table(file), io.BytesIO()
+    for name, values in columns.items():
+        at, column = table.schema.get_field_index(name), pyarrow.array(values)
+        table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
+    pyarrow.parquet.write_table(table, sink)
+    replace_file(file, sink.getvalue())
 
 
 def opened(folder: Path, **options):
