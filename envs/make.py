@@ -18,6 +18,7 @@ from envs.settings import FaultConfig, TaskConfig
 from envs.task_env import TaskEnv, faults
 from envs.vector import Processes
 from envs.wrappers import Faulty, Masked, Multi, Reporting
+from sim.so101.tasks import TASKS
 from sim.variation import Variation
 from worldmodel import registry
 from worldmodel.errors import UserError, in_one_line
@@ -114,7 +115,7 @@ def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymna
     if task.is_arm:
         from envs import arm
 
-        return TimeLimit(arm.build(task, variation), arm.limit(task))
+        return TimeLimit(arm.build(task, variation), round(TASKS[task.name].seconds * task.arm.control_hz))
     if variation is not None and not variation.off:
         raise UserError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
     return _gym(task, render) if task.name == "gym" else suite.build(task.name)

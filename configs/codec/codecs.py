@@ -65,10 +65,10 @@ def demonstrations(seed: int, count: int) -> list[np.ndarray]:
 
 def _episode(env, layout: int) -> np.ndarray | None:
     """Return the targets of one episode, or None if it takes longer than MOST_S. Raises Unreachable."""
-    from sim.so101.experts import expert
+    from sim.so101.experts import EXPERTS
 
     env.reset(seed=layout)
-    driver = expert(env, TASK, np.random.default_rng(layout))
+    driver = EXPERTS[TASK](env, np.random.default_rng(layout))
     targets: list[np.ndarray] = []
     left = round(HOLD_S * RATE_HZ)
     while left:
