@@ -80,19 +80,16 @@ class Faults:
 
     def pull(self, cable: str) -> None:
         """Pull out a cable: `usb`, `power`, or the lead to a joint's servo. Raises ValueError for an unknown one."""
-        self._change("cable", _known(cable=cable), True)
+        self._take("cable", _known(cable=cable))
 
     def plug(self, cable: str) -> None:
         """Plug a cable back in. Raises ValueError for an unknown one."""
-        self._change("cable", _known(cable=cable), False)
+        self._out.discard(_known(cable=cable))
+        self._rewire()
 
     def kill(self, joint: str) -> None:
-        """Make a joint's servo fail until `revive` or `mend`. Raises ValueError for an unknown joint."""
-        self._change("dead", f"dead {_known(joint=joint)}", True)
-
-    def revive(self, joint: str) -> None:
-        """Replace a dead servo with one configured identically. Raises ValueError for an unknown joint."""
-        self._change("dead", f"dead {_known(joint=joint)}", False)
+        """Make a joint's servo fail until `mend`. Raises ValueError for an unknown joint."""
+        self._take("dead", f"dead {_known(joint=joint)}")
 
     def overload(self, joint: str) -> None:
         """Put a joint's servo into overload protection. Raises ValueError for an unknown joint."""
@@ -103,10 +100,6 @@ class Faults:
         """Hold a joint by hand, at an angle or where it is. Raises ValueError for an unknown joint or invalid angle."""
         self._arm.hold(_known(joint=joint), None if angle_rad is None else finite("angle_rad", angle_rad).item())
         self.counts["held"] += 1
-
-    def let_go(self, joint: str) -> None:
-        """Let go of a joint. Raises ValueError for an unknown one."""
-        self._arm.let_go(_known(joint=joint))
 
     def begin(self, faults: FaultConfig) -> None:
         """Begin all faults that the configuration asks for."""
@@ -124,10 +117,9 @@ class Faults:
         for joint in JOINTS:
             self._arm.let_go(joint)
 
-    def _change(self, kind: str, what: str, out: bool) -> None:
-        if out and what not in self._out:
-            self.counts[kind] += 1
-        (self._out.add if out else self._out.discard)(what)
+    def _take(self, kind: str, what: str) -> None:
+        self.counts[kind] += what not in self._out
+        self._out.add(what)
         self._rewire()
 
     def _rewire(self) -> None:

@@ -20,7 +20,7 @@ from sim.twin.control import LONGEST_SOCKET, ControlServer, control_of
 from sim.twin.faults import FaultConfig, Faults
 from sim.twin.servo import Bus, Framer, cut
 
-FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
+FAULTS = ("pull", "plug", "kill", "overload", "hold", "mend")
 CHUNK = 4096
 
 
