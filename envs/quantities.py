@@ -45,7 +45,7 @@ class Quantities:
             except Exception as error:
                 line = "it is called before the first reset, to learn the names"
                 raise UserError(f"quantities(): {type(error).__name__}: {error}; {line}") from error
-            self._take(dict.fromkeys(names, ""), lambda raw: _numbers(own()))
+            self._take(dict.fromkeys(names, ""), lambda raw: [float(value) for value in own().values()])
         physics = _attribute(env, "physics")
         if physics is not None:
             self._helpers(physics)
@@ -148,7 +148,3 @@ def simulation(env: gymnasium.Env):
         return physics.model.ptr, physics.data.ptr
     model, data = _attribute(env, "model"), _attribute(env, "data")
     return (model, data) if type(model).__name__ == "MjModel" and type(data).__name__ == "MjData" else (None, None)
-
-
-def _numbers(named: Mapping[str, Any]) -> list[float]:
-    return [float(value) for value in named.values()]

@@ -170,30 +170,26 @@ def write(folder: Path, recording: Recording, task: str) -> None:
         raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
     if recording.rate_hz != int(recording.rate_hz):
         raise DatasetError(f"{folder}: {recording.rate_hz} steps a second; a LeRobotDataset has a whole number of them")
-    with aside_of(folder) as aside:
-        with quiet():
-            _write(aside, recording, task, folder.name)
-        put(aside, folder)
-
-
-def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    shape = (len(recording.names),)
-    dataset = LeRobotDataset.create(
-        repo_id=f"local/{name}",
-        fps=int(recording.rate_hz),
-        root=folder,
-        features={ACTION: {"dtype": "float32", "shape": shape, "names": list(recording.names)}},
-        use_videos=False,
-    )
-    try:
-        for episode in recording.episodes:
-            for action in episode:
-                dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
-            dataset.save_episode()
-    finally:
-        dataset.finalize()  # also after an interrupt: else it writes when garbage-collected, its folder already removed
+    names = {"shape": (len(recording.names),), "names": list(recording.names)}
+    with aside_of(folder) as aside:
+        with quiet():
+            dataset = LeRobotDataset.create(
+                repo_id=f"local/{folder.name}",
+                fps=int(recording.rate_hz),
+                root=aside,
+                features={ACTION: {"dtype": "float32", **names}},
+                use_videos=False,
+            )
+            try:
+                for episode in recording.episodes:
+                    for action in episode:
+                        dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
+                    dataset.save_episode()
+            finally:  # also after an interrupt: else it writes when garbage-collected, its folder already removed
+                dataset.finalize()
+        put(aside, folder)
 
 
 @contextmanager
