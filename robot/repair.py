@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policies.storage.folders import aside_of, put
-from robot.datasets import EPISODES, STEPS, DatasetError, info_of, opened, quiet, tables_in
-from robot.datasets import columns as columns_of
+from robot.datasets import STEPS, DatasetError, info_of, opened, quiet, tables_in
 from robot.ticks import same_priority
 from robot.unfinished import row_groups
 
@@ -35,9 +34,8 @@ class Clip(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """A complete episode: its number, its steps as a table, the clip of each camera, LeRobot's statistics."""
+    """A complete episode: its steps as a table, the clip of each camera, LeRobot's statistics."""
 
-    number: int
     steps: Any
     clips: dict[str, Clip]
     statistics: dict
@@ -55,7 +53,7 @@ def repair(dataset: Path, out: Path) -> dict:
         info = info_of(dataset)
         if not (episodes := list(_complete(dataset, info, scratch, dropped))):
             raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
-        _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
+        _write(aside, info, episodes, _tasks(dataset))
         read = opened(aside)
         assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
@@ -76,7 +74,7 @@ def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str])
             dropped[number] = f"not all frames of {', '.join(without)} are there"
         else:
             try:
-                yield Recovered(number, steps, own, _statistics(features, steps, own, info["fps"]))
+                yield Recovered(steps, own, _statistics(features, steps, own, info["fps"]))
             except DatasetError as error:
                 dropped[number] = str(error)
 
@@ -172,18 +170,7 @@ def _tasks(dataset: Path) -> list[str]:
         raise DatasetError(f"{dataset}/meta/tasks.parquet: not readable, so what was done is unknown") from error
 
 
-def _own_columns(dataset: Path) -> dict[int, dict]:
-    """Return, for each episode that the table of episodes has, its columns that are not LeRobot's."""
-    try:
-        table = columns_of(dataset, EPISODES)
-    except DatasetError:  # LeRobot's own columns are computed anew
-        return {}
-    theirs = ("tasks", "length", "dataset_from_index", "dataset_to_index")
-    ours = [name for name in table if "/" not in name and name not in theirs]
-    return {number: {name: table[name][at] for name in ours} for at, number in enumerate(table["episode_index"])}
-
-
-def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str], columns: dict[int, dict]) -> None:
+def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]) -> None:
     """Write a dataset of these episodes, numbered anew."""
     import pyarrow
     import pyarrow.parquet
@@ -194,7 +181,6 @@ def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]
     about = {"fps": int(info["fps"]), "robot_type": info.get("robot_type"), "use_videos": bool(info.get("video_path"))}
     meta = LeRobotDatasetMetadata.create(f"local/{folder.name}", features=features, root=folder, **about)
     meta.save_episode_tasks(tasks)
-    whole = all(episode.number in columns for episode in episodes)
     videos: dict[str, list[Path]] = defaultdict(list)
     path = folder / STEPS / f"{NUMBERED.format(0, 0)}.parquet"
     path.parent.mkdir(parents=True)
@@ -207,8 +193,7 @@ def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]
                 at = steps.schema.get_field_index(name)
                 steps = steps.set_column(at, steps.schema.field(at), pyarrow.chunked_array([values]))
             writer.write_table(steps)
-            about = dict(columns[episode.number]) if whole else {}
-            about |= {"episode_index": number, "data/chunk_index": 0, "data/file_index": 0}
+            about = {"episode_index": number, "data/chunk_index": 0, "data/file_index": 0}
             about |= {"dataset_from_index": index, "dataset_to_index": index + count}
             for key, clip in episode.clips.items():
                 if clip.path not in videos[key]:
