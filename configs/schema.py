@@ -15,7 +15,7 @@ from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, ModelConfig, PlannerConfig
-from worldmodel.strict import check, check_ranges, ranged
+from worldmodel.strict import check, check_ranges, one_of, ranged
 
 DEFAULT_TASK = "cartpole-swingup"
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -65,7 +65,7 @@ class TrainConfig(LoopConfig, MachineConfig):
     randomise: Variation = field(default_factory=Variation)
     video: bool = True
     track: tuple[str, ...] = ()
-    on_fault: str = STOP
+    on_fault: str = one_of(STOP, ON_FAULT)
     resume: str = ""
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
     init: str = ""
@@ -81,8 +81,6 @@ class TrainConfig(LoopConfig, MachineConfig):
         for name in self.track:
             if name not in TRACKERS or self.track.count(name) > 1:
                 raise UserError(f"track=[{','.join(self.track)}]: some of {', '.join(TRACKERS)}, each once")
-        if self.on_fault not in ON_FAULT:
-            raise UserError(f"on_fault={self.on_fault}: one of {', '.join(ON_FAULT)}")
         MachineConfig.__post_init__(self)
         seen = self.perceived
         for name in ("demonstrations", "expert_takeover_prob"):

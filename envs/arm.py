@@ -105,10 +105,10 @@ class JointTargets(gymnasium.Wrapper):
 
     def _begun(self, seed: int | None) -> "Expert | None":
         """Create the task's expert for this episode, or return None if it cannot reach the object."""
-        from sim.so101.experts import Unreachable, expert
+        from sim.so101.experts import EXPERTS, Unreachable
 
         try:
-            return expert(self.arm, self.task, np.random.default_rng(seed))
+            return EXPERTS[self.task](self.arm, np.random.default_rng(seed))
         except Unreachable:
             return None
 
@@ -201,10 +201,3 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
     low, high = so101.limits(env)
     targets = Targets.at(task.arm.control_hz, low, high, task.arm.control)
     return JointTargets(env, task.name, targets, task.arm.state, task.arm.start)
-
-
-def limit(task: "TaskConfig") -> int:
-    """Return the number of control steps after which an episode of one of the arm's tasks is truncated."""
-    from sim.so101.tasks import TASKS
-
-    return round(TASKS[task.name].seconds * task.arm.control_hz)

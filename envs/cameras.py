@@ -14,7 +14,7 @@ from envs import suite
 from envs.quantities import simulation
 from envs.senses import MAIN, Senses
 from envs.settings import TaskConfig
-from envs.task_env import EnvironmentFault, image_paths
+from envs.task_env import EnvironmentFault, at, image_paths
 from sim.renderer import GROUPS, Canvas, RenderingUnavailable, View, resized
 from worldmodel.errors import UserError
 from worldmodel.senses import key
@@ -37,19 +37,14 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
     Raises:
         RenderingUnavailable: if there is no graphics library or the environment cannot render; one line.
     """
-    if physics(env)[0] is None:
+    if simulation(env)[0] is None:
         return resized(_rendered(env), height, width)
     return _drawn(env, (height, width), getattr(env.unwrapped, "view", None))
 
 
-def physics(env: gymnasium.Env):
-    """Return the MuJoCo model and data of an environment, or (None, None) if it has none."""
-    return simulation(env) or (None, None)
-
-
 def _canvas(env: gymnasium.Env, size: tuple[int, int]) -> Canvas:
     """Return the environment's canvas for `size` (height, width), remade if it has rebuilt its model."""
-    kept, model = _canvases.setdefault(env.unwrapped, {}), physics(env)[0]
+    kept, model = _canvases.setdefault(env.unwrapped, {}), simulation(env)[0]
     if size not in kept or kept[size].model is not model:
         kept[size] = Canvas(model, *size)
     return kept[size]
@@ -58,7 +53,7 @@ def _canvas(env: gymnasium.Env, size: tuple[int, int]) -> Canvas:
 def _drawn(env: gymnasium.Env, size: tuple[int, int], view: View | None) -> np.ndarray:
     canvas = _canvas(env, size)
     canvas.look(view)
-    return canvas.draw(physics(env)[1])
+    return canvas.draw(simulation(env)[1])
 
 
 def _rendered(env: gymnasium.Env) -> np.ndarray:
@@ -84,7 +79,7 @@ def views(task: TaskConfig, env: gymnasium.Env) -> dict[str, View | None]:
     `main` is the camera that pixel-based benchmarks use; the others are the arm's own views and the cameras named in
     the MuJoCo model.
     """
-    model, _ = physics(env)
+    model, _ = simulation(env)
     if model is None:
         return {MAIN: None}
     names = [name for i in range(model.ncam) if (name := model.camera(i).name)]
@@ -118,16 +113,16 @@ class Cameras:
         self._env, self._label, self._sizes = env, task.label, senses.sizes
         self._paths = image_paths(env.observation_space)
         for name, keys in self._paths.items():
-            if (shape := _at(env.observation_space, keys).shape)[2] not in CHANNELS:
+            if (shape := at(env.observation_space, keys).shape)[2] not in CHANNELS:
                 raise UserError(f"{task.label}: its picture {name} is {shape}; supported: (height, width, 1 or 3)")
-        own, observed = physics(env)[0] is None, dict(self._paths)
+        own, observed = simulation(env)[0] is None, dict(self._paths)
         if self._paths and own and env.render_mode != "rgb_array":
             self._paths.setdefault(MAIN, next(iter(self._paths.values())))
         seen = [self._paths.get(name) for name in senses.sizes]
         self.unperceived = [name for name, keys in observed.items() if keys not in seen]
         self._views = views(task, env) | dict.fromkeys(self._paths)
         self._shapes: dict[str, tuple[int, ...]] = {
-            name: _at(env.observation_space, keys).shape for name, keys in self._paths.items()
+            name: at(env.observation_space, keys).shape for name, keys in self._paths.items()
         }  # of the frames that are not drawn here
         for camera, size in senses.sizes.items():
             if camera not in self._views:
@@ -161,15 +156,9 @@ class Cameras:
     def _frame(self, camera: str, size: tuple[int, int], raw: Any) -> np.ndarray:
         if camera not in self._shapes:
             return _drawn(self._env, size, self._views[camera])
-        pixels = np.asarray(_at(raw, self._paths[camera])) if camera in self._paths else _rendered(self._env)
+        pixels = np.asarray(at(raw, self._paths[camera])) if camera in self._paths else _rendered(self._env)
         if pixels.shape != (before := self._shapes[camera]):
             raise EnvironmentFault(
                 f"{self._label}: images.{camera} is {pixels.shape} now, it was {before}; a camera keeps its size"
             )
         return resized(pixels, *size)
-
-
-def _at(whole, keys: tuple[str, ...]):
-    for each in keys:
-        whole = whole[each]
-    return whole

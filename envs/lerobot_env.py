@@ -14,7 +14,7 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from envs.cameras import frame
-from envs.make import ENDLESS, episode_limit, make
+from envs.make import ENDLESS, make
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import TaskConfig
 from envs.task_env import by_key
@@ -122,7 +122,7 @@ class LeRobotView(gymnasium.Wrapper):
         self.observation_space = spaces.Dict(self._renamed(by_key(env), spaces.Dict))
         self.task, self.task_description, self._size = task, words, size
         self.metadata = {**env.metadata, "render_fps": round(env.metadata["render_fps"])}  # PyAV rejects floats
-        self._max_episode_steps = episode_limit(env) or ENDLESS
+        self._max_episode_steps = env.metadata["episode_limit"] or ENDLESS
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode; `options` is ignored."""

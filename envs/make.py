@@ -7,19 +7,21 @@ bit-identical observations and rewards, whatever the environment or the process 
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import TimeLimit
 
 from envs import suite
-from envs.faults import Faulty
 from envs.senses import Senses
 from envs.settings import FaultConfig, TaskConfig
-from envs.task_env import Reporting, TaskEnv, faults
+from envs.task_env import TaskEnv, faults
 from envs.vector import Processes
+from envs.wrappers import Faulty, Masked, Multi, Reporting
+from sim.so101.tasks import TASKS
 from sim.variation import Variation
 from worldmodel import registry
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 
 STATE_ALONE = Senses()
 ENDLESS = 1000
@@ -39,7 +41,7 @@ def make(
     """Create the environment of a task; with `render=True`, one that `envs.cameras.frame` can draw.
 
     `variation` says how the simulated SO-101 differs from its model from one episode to the next; only the arm's
-    tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.missing`).
+    tasks support it. `drop`: the control step from which a sense is missing in each episode (`envs.wrappers`).
     `plugins`: modules to import first, which another process may lack (`worldmodel.registry`). `report_faults`: do not
     raise a fault, but end the episode (`Reporting`). `fault`: what breaks in each episode.
 
@@ -49,7 +51,7 @@ def make(
     Actions: Box [-1, 1] (A,) float32, rescaled to the environment's range. An action is held for
     `task.action_repeat` steps or until the episode ends, and rewards are summed. `terminated` means that no reward
     can be earned afterwards, `truncated` that only the time limit was reached. With several tasks, each episode is one
-    of them (`envs.multi`).
+    of them (`envs.wrappers`).
 
     Raises:
         ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
@@ -60,8 +62,6 @@ def make(
     if report_faults:
         return Reporting(make(task, render, variation, senses, drop, fault=fault))
     if task.name == "multi":
-        from envs.multi import Multi
-
         return Multi({part.name: make(part, render, variation, senses, drop, fault=fault) for part in task.parts})
     with faults(f"{task.label}, being made"):
         own = _build(task, render or bool(senses.cameras), variation)
@@ -73,26 +73,14 @@ def make(
             env = Faulty(env, fault)
         if not senses.cameras and not drop:
             return env
-        from envs.missing import Masked
-
         return Masked(env, drop)
     except ValueError:
         own.close()
         raise
 
 
-def make_vector(
-    task: TaskConfig,
-    count: int,
-    processes: bool = True,
-    variation: Variation | None = None,
-    senses: Senses = STATE_ALONE,
-    drop: Mapping[str, int] | None = None,
-    report_faults: bool = False,
-    render: bool = False,
-    fault: FaultConfig | None = None,
-) -> gymnasium.vector.VectorEnv:
-    """Create `count` environments of a task that step together; the other arguments are those of `make`.
+def make_vector(task: TaskConfig, count: int, processes: bool = True, **how: Any) -> gymnasium.vector.VectorEnv:
+    """Create `count` environments of a task that step together; `how`: further arguments of `make`.
 
     A single environment runs in this process; several run in one process each, unless `processes` is False.
 
@@ -115,18 +103,11 @@ def make_vector(
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")
-    settings: dict = {"variation": variation, "senses": senses, "drop": drop, "report_faults": report_faults}
-    settings["fault"] = fault
-    one = functools.partial(make, task, render, plugins=tuple(registry.loaded), **settings)
+    one = functools.partial(make, task, plugins=tuple(registry.loaded), **how)
     if count > 1 and processes:
         return Processes(one, count, task.label)
     disabled = gymnasium.vector.AutoresetMode.DISABLED
     return gymnasium.vector.SyncVectorEnv([one] * count, autoreset_mode=disabled)
-
-
-def episode_limit(env: gymnasium.Env | gymnasium.vector.VectorEnv) -> int | None:
-    """Return the number of control steps after which an episode is truncated, or None if it never is."""
-    return env.metadata["episode_limit"]
 
 
 def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymnasium.Env:
@@ -134,7 +115,7 @@ def _build(task: TaskConfig, render: bool, variation: Variation | None) -> gymna
     if task.is_arm:
         from envs import arm
 
-        return TimeLimit(arm.build(task, variation), arm.limit(task))
+        return TimeLimit(arm.build(task, variation), round(TASKS[task.name].seconds * task.arm.control_hz))
     if variation is not None and not variation.off:
         raise UserError(f"randomise=: only for the SO-101's tasks, not {task.label}; randomise=off")
     return _gym(task, render) if task.name == "gym" else suite.build(task.name)
@@ -150,21 +131,13 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
                 env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or [
-            "Pendulum-v1",
-            "HalfCheetah-v5",
-        ]
-        raise UserError(
-            f"task.id={task.id}: no such environment is installed ({_line(error)}); close to it: {', '.join(close)}"
-        ) from error
+        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
+        why = f"no such environment is installed ({in_one_line(error)}); close to it: {', '.join(close)}"
+        raise UserError(f"task.id={task.id}: {why}") from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:
-        raise UserError(f"task.id={task.id}: {_line(error)}") from error
+        raise UserError(f"task.id={task.id}: {in_one_line(error)}") from error
     except (TypeError, AssertionError) as error:
         if not task.kwargs:
             raise
         given = ", ".join(f"{name}={value}" for name, value in task.kwargs.items())
-        raise UserError(f"task.kwargs: {task.id} does not take {given} ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"task.kwargs: {task.id} does not take {given} ({in_one_line(error)})") from error

@@ -45,11 +45,11 @@ class Quantities:
             except Exception as error:
                 line = "it is called before the first reset, to learn the names"
                 raise UserError(f"quantities(): {type(error).__name__}: {error}; {line}") from error
-            self._take(dict.fromkeys(names, ""), lambda raw: _numbers(own()))
+            self._take(dict.fromkeys(names, ""), lambda raw: [float(value) for value in own().values()])
         physics = _attribute(env, "physics")
         if physics is not None:
             self._helpers(physics)
-        if simulation(env) is not None:
+        if simulation(env)[0] is not None:
             self._joints()
             self._places()
             self._sensors()
@@ -95,7 +95,7 @@ class Quantities:
     def _joints(self) -> None:
         import mujoco
 
-        model, _ = self._simulation
+        model, _ = simulation(self._env)
         kinds = {int(mujoco.mjtJoint.mjJNT_HINGE): "hinge", int(mujoco.mjtJoint.mjJNT_SLIDE): "slide"}
         joints = [model.joint(i) for i in range(model.njnt)]
         joints = [joint for joint in joints if joint.name and int(joint.type[0]) in kinds]
@@ -107,7 +107,7 @@ class Quantities:
         self._take(rates, lambda raw: self._data.qvel[speeds])
 
     def _places(self) -> None:
-        model, _ = self._simulation
+        model, _ = simulation(self._env)
         task = getattr(getattr(_attribute(self._env, "spec"), "id", ""), "split", lambda _: [""])("/")[-1]
         renamed = RENAMED | OF_TASK.get(task.split("-")[0], {})
         for kind, at in (("body", "xpos"), ("site", "site_xpos")):
@@ -121,25 +121,16 @@ class Quantities:
         return lambda raw: getattr(self._data, at)[ids].ravel()
 
     def _sensors(self) -> None:
-        model, _ = self._simulation
-        sensors = [sensor for i in range(model.nsensor) if (sensor := model.sensor(i)).name]
-        entries = [int(sensor.adr[0]) + i for sensor in sensors for i in range(int(sensor.dim[0]))]
-        names = [
-            sensor.name if int(sensor.dim[0]) == 1 else f"{sensor.name}[{i}]"
-            for sensor in sensors
-            for i in range(int(sensor.dim[0]))
-        ]
-        self._take(dict.fromkeys(names, ""), lambda raw: self._data.sensordata[entries])
-
-    @property
-    def _simulation(self):
-        found = simulation(self._env)
-        assert found is not None
-        return found
+        model, _ = simulation(self._env)
+        entries: dict[str, int] = {}
+        for sensor in filter(lambda sensor: sensor.name, map(model.sensor, range(model.nsensor))):
+            size, first = int(sensor.dim[0]), int(sensor.adr[0])
+            entries |= {sensor.name if size == 1 else f"{sensor.name}[{i}]": first + i for i in range(size)}
+        self._take(dict.fromkeys(entries, ""), lambda raw: self._data.sensordata[[*entries.values()]])
 
     @property
     def _data(self):
-        return self._simulation[1]
+        return simulation(self._env)[1]
 
 
 def _attribute(env: gymnasium.Env, name: str):
@@ -151,13 +142,9 @@ def _attribute(env: gymnasium.Env, name: str):
 
 
 def simulation(env: gymnasium.Env):
-    """Return the MuJoCo model and data of an environment's simulation, which a reset may replace; None without one."""
+    """Return the MuJoCo model and data of an environment, which a reset may replace; (None, None) if it has none."""
     physics = _attribute(env, "physics")
     if physics is not None and hasattr(physics, "model") and hasattr(physics.model, "ptr"):
         return physics.model.ptr, physics.data.ptr
     model, data = _attribute(env, "model"), _attribute(env, "data")
-    return (model, data) if type(model).__name__ == "MjModel" and type(data).__name__ == "MjData" else None
-
-
-def _numbers(named: Mapping[str, Any]) -> list[float]:
-    return [float(value) for value in named.values()]
+    return (model, data) if type(model).__name__ == "MjModel" and type(data).__name__ == "MjData" else (None, None)

@@ -1,7 +1,7 @@
 """The senses an environment provides. Must not import torch or Gymnasium: commands read it to print help."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from worldmodel import senses as naming
@@ -17,59 +17,47 @@ IMAGE_SIZE = 64
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 
 
-def mask_key(sense: str) -> str:
-    """Return the observation key of a sense's mask, bool (1,): whether a sense that can be missing is present."""
-    return f"mask.{sense}"
-
-
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Senses:
-    """The senses an agent observes: `names`, each `state`, `images.<camera>` or `language`, and their frame sizes.
+    """The senses an agent observes, as `chosen` by `senses=`, in which a camera's name may end with its size.
 
-    `sizes`: (height, width) of each camera's frames in pixels, by camera name without `images.`, in the given order.
+    `image_size`: of the other cameras. `names`: each `state`, `images.<camera>` or `language`. `sizes`: (height, width)
+    of each camera's frames in pixels, by camera name without `images.`, in the given order.
     """
 
-    names: tuple[str, ...]
-    sizes: dict[str, tuple[int, int]] = field(hash=False)
+    chosen: Sequence[str] = field(default=(STATE_NAME,), compare=False)
+    image_size: int = field(default=IMAGE_SIZE, compare=False)
+    names: tuple[str, ...] = field(init=False)
+    sizes: dict[str, tuple[int, int]] = field(init=False, hash=False)
 
-    def __init__(self, chosen: Sequence[str] = (STATE_NAME,), image_size: int = IMAGE_SIZE):
-        """Parse `senses=`, in which a camera's name may end with its size, and `image_size=`, for the other cameras.
-
-        Raises ValueError, one line that names the key, for an invalid list of senses or an invalid size.
-        """
-        naming.check_sides(f"image_size={image_size}", image_size)
-        if isinstance(chosen, str):
-            raise UserError(f"senses={chosen}: a list, e.g. senses=[state,images.main]")
-        said = f"senses=[{','.join(map(str, chosen))}]"
-        if not chosen:
+    def __post_init__(self):
+        """Raise ValueError, one line that names the key, for an invalid list of senses or an invalid size."""
+        naming.check_sides(f"image_size={self.image_size}", self.image_size)
+        if isinstance(self.chosen, str):
+            raise UserError(f"senses={self.chosen}: a list, e.g. senses=[state,images.main]")
+        said = f"senses=[{','.join(map(str, self.chosen))}]"
+        if not self.chosen:
             raise UserError(f"{said}: at least one of {CHOICES}")
-        names, sizes = [], {}
-        for each in map(str, chosen):
-            name, size = _apart(each, said)
-            if name in names:
-                raise UserError(f"{said}: {name} twice; each sense once")
-            names.append(name)
-            if name.startswith(IMAGE_NAME_PREFIX):
-                sizes[name.removeprefix(IMAGE_NAME_PREFIX)] = size or (image_size, image_size)
-        self._be(names, sizes)
+        parts = [_apart(each, said) for each in map(str, self.chosen)]
+        names = [name for name, _ in parts]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{said}: {twice[0]} twice; each sense once")
+        cameras = {
+            name.removeprefix(IMAGE_NAME_PREFIX): size for name, size in parts if name.startswith(IMAGE_NAME_PREFIX)
+        }
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "sizes", {name: size or (self.image_size,) * 2 for name, size in cameras.items()})
 
     @classmethod
     def of(cls, shapes: naming.Shapes) -> "Senses":
         """Return the senses a model with these `shapes` needs from an environment. Raises ValueError if invalid."""
         naming.check(shapes)
-        sizes = {}
-        for sense, shape in shapes.items():
-            if naming.is_image(sense):
-                naming.check_sides(f"{sense}: {tuple(shape)}", *shape[:2])
-                sizes[sense.removeprefix(naming.IMAGE_KEY_PREFIX)] = (shape[0], shape[1])
-        made = cls.__new__(cls)
-        made._be(map(naming.name, shapes), sizes)
-        return made
-
-    def _be(self, names: Iterable[str], sizes: dict[str, tuple[int, int]]) -> None:
-        """Set the fields of the frozen dataclass."""
-        object.__setattr__(self, "names", tuple(names))
-        object.__setattr__(self, "sizes", sizes)
+        chosen = []
+        for key, shape in shapes.items():
+            if naming.is_image(key):
+                naming.check_sides(f"{key}: {tuple(shape)}", *shape[:2])
+            chosen.append(naming.name(key) + (f":{shape[0]}x{shape[1]}" if naming.is_image(key) else ""))
+        return cls(chosen)
 
     @property
     def state(self) -> bool:

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from envs import suite
-from envs.instructions import INSTRUCTIONS, check
+from envs.instructions import INSTRUCTIONS
+from envs.instructions import check as check_sentence
 from policies.settings import Wish
 from sim.so101.tasks import CONTROLS, DELTA, FULL, REST, STARTS, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
 from worldmodel.errors import UserError
-from worldmodel.strict import check_ranges, ranged
+from worldmodel.strict import check, check_ranges, one_of, ranged
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
@@ -42,7 +43,7 @@ class ArmSettings:
 class TaskConfig:
     """A task: a dm_control suite or SO-101 task by name, or `gym` with the `id` of a Gymnasium environment.
 
-    Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.multi`); all
+    Or `multi` with the `names` of several tasks of one body, one of which is chosen per episode (`envs.wrappers`); all
     share the same settings. `instruction` overrides that of a single task, where language is observed. `wrappers`: of
     the unmodified environment, innermost first, by their names in `worldmodel.registry`. `kwargs`: arguments of a
     Gymnasium environment.
@@ -65,19 +66,19 @@ class TaskConfig:
     name: str
     id: str = ""
     action_repeat: int | None = None
-    max_control_steps: int = 0
+    max_control_steps: int = ranged(0, low=0)
     control_hz: float | None = None
-    control: str | None = None
+    control: str | None = one_of(None, CONTROLS)
     end_on_success: bool | None = None
-    state: str | None = None
-    start: str | None = None
+    state: str | None = one_of(None, STATES)
+    start: str | None = one_of(None, STARTS)
     names: tuple[str, ...] = ()
     instruction: str = ""
     wrappers: tuple[str, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
     exclude: tuple[str, ...] = ()
     cos_sin: tuple[str, ...] = ()
-    reward: str = OWN
+    reward: str = one_of(OWN, REWARDS)
     guidance: tuple[Wish, ...] = ()
 
     def __post_init__(self):
@@ -86,14 +87,9 @@ class TaskConfig:
         for name in self.wrappers:
             registry.check("wrapper", name, "task.wrappers")
         object.__setattr__(self, "action_repeat", self.repeat)
-        if self.reward not in REWARDS:
-            raise UserError(f"task.reward={self.reward}: one of {', '.join(REWARDS)}")
+        check_ranges("task.", self)
         if self.repeat < 1:
             raise UserError(f"task.action_repeat={self.action_repeat}: at least 1")
-        if self.max_control_steps < 0:
-            raise UserError(
-                f"task.max_control_steps={self.max_control_steps}: at least 0 (0: the environment's own limit)"
-            )
         arms = [name in ARM_TASKS for name in self.names or (self.name,)]
         arm = all(arms)
         if any(arms) and not arm:
@@ -103,24 +99,12 @@ class TaskConfig:
                 raise UserError(f"task.{name}={getattr(self, name)}: only for the SO-101's tasks, not {self.label}")
             if arm and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        if arm:
-            self._check_arm()
-
-    def _check_arm(self) -> None:
-        """Raise ValueError, naming the key, for a setting that the arm's tasks cannot have."""
-        if self.repeat > 1:
+        if arm and self.repeat > 1:
             raise UserError(
                 f"task.action_repeat={self.action_repeat}: 1 for the SO-101's tasks, whose pace task.control_hz= sets"
             )
-        if not 5 <= self.arm.control_hz <= 100:
-            raise UserError(f"task.control_hz={self.control_hz}: from 5 to 100")
-        if self.control == "tied":
-            raise UserError(f"task.control=tied: now {DELTA}")
-        if self.control not in CONTROLS:
-            raise UserError(f"task.control={self.control}: one of {', '.join(CONTROLS)}")
-        for name, choices in (("state", STATES), ("start", STARTS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"task.{name}={getattr(self, name)}: one of {', '.join(choices)}")
+        if arm:
+            check("task.", self, "control_hz", low=5, high=100)
 
     def _check_kind(self) -> None:
         """Raise ValueError for an unknown name, or for a key that belongs to another kind of task."""
@@ -149,7 +133,7 @@ class TaskConfig:
         if self.names and self.name != "multi":
             raise UserError(f"task.names=[{','.join(self.names)}]: only with task=multi, not with task={self.name}")
         if self.instruction:
-            check(self.instruction, "task.instruction")
+            check_sentence(self.instruction, "task.instruction")
 
     @property
     def repeat(self) -> int:
@@ -220,13 +204,11 @@ class FaultConfig:
     The joint or motor is drawn by the episode's seed.
     """
 
-    kind: str = ""
+    kind: str = one_of("", KINDS)
     at_step: int = ranged(0, low=0)
 
     def __post_init__(self):
         """Raise ValueError for an unknown kind or a value out of range."""
         check_ranges("fault.", self)
-        if self.kind and self.kind not in KINDS:
-            raise UserError(f"fault.kind={self.kind}: one of {', '.join(KINDS)}")
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")

@@ -10,16 +10,13 @@ from typing import NamedTuple
 import gymnasium
 import mujoco
 import numpy as np
-from gymnasium import spaces
 
 from envs.arm import JointTargets
 from envs.make import make
 from envs.settings import TaskConfig
-from envs.task_env import by_key
 from policies.settings import QUANTITIES
 from sim.so101.joints import Targets
 from sim.so101.tasks import REST
-from worldmodel.senses import STATE_KEY
 
 CORRECTION = 0.3
 """Fraction of the position prediction error, divided by the elapsed time, added to the predicted joint velocity."""
@@ -43,7 +40,8 @@ class Reading(NamedTuple):
 class StateEstimator:
     """Reproduces what `task` would observe for an arm that is read from outside. Angles in rad, places in metres.
 
-    Without `observed`, the state is not perceived and `state` returns an empty array.
+    Without `observed`, the state is not perceived and `state` returns an empty array. `start`: joint angles (6,) at the
+    start of the episode set up by `lay_out`.
     """
 
     def __init__(self, task: TaskConfig, observed: bool = True):
@@ -56,24 +54,14 @@ class StateEstimator:
         self._bodies = _bodies(self._inner.data)
 
     @property
-    def state_size(self) -> int:
-        """Size S of the task's state."""
-        return spaces.flatdim(by_key(self._env)[STATE_KEY])
-
-    @property
     def targets(self) -> Targets:
         """The conversion from the task's actions to joint targets."""
         return self._arm.targets
 
-    @property
-    def start(self) -> np.ndarray:
-        """Joint angles (6,) at the start of the episode set up by `lay_out`."""
-        return self._start
-
     def lay_out(self, seed: int) -> None:
         """Set up the scene of an episode as in training: the arm's start and the object's place."""
         self._env.reset(seed=seed)
-        self._start = self._inner.data.qpos[:6].copy()
+        self.start = self._inner.data.qpos[:6].copy()
         self._last, self._bodies = None, _bodies(self._inner.data)
 
     def aim(self, place: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from envs.instructions import CHARACTERS, LONGEST, check
 from envs.quantities import Quantities
 from envs.senses import Senses
 from envs.settings import OWN, SOLVED, TaskConfig
-from policies.settings import FAULT, QUANTITIES, SUCCESS
+from policies.settings import QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
@@ -44,10 +44,11 @@ class TaskEnv(gymnasium.Wrapper):
     """The environment of `task`, from Gymnasium's `env` for it; `envs.make.make` says what it observes and does.
 
     The attribute `instruction`, if not None, replaces the task's own from the next reset on. `metadata` holds
-    `episode_limit` (`envs.make.episode_limit`), `render_fps`, in control steps per second, `unperceived`, the cameras
-    in the environment's observation that are not among the senses, and `quantities`, the units of the named quantities
-    (`envs.quantities`), whose values are in every `info`. `running`: which environment of this process is at work (task
-    and control step), and since when (`time.monotonic`); None if none is. `info["success"]` counts as `is_success`.
+    `episode_limit`, the control steps after which an episode is truncated (None: never), `render_fps`, in control steps
+    per second, `unperceived`, the cameras in the environment's observation that are not among the senses, and
+    `quantities`, the units of the named quantities (`envs.quantities`), whose values are in every `info`. `running`:
+    which environment of this process is at work (task and control step), and since when (`time.monotonic`); None if
+    none is. `info["success"]` counts as `is_success`.
 
     Raises:
         ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
@@ -71,19 +72,21 @@ class TaskEnv(gymnasium.Wrapper):
         ends = -np.ones_like(own.low), np.ones_like(own.high)
         same = np.array_equal((own.low, own.high), ends)
         self._to_own = np.asarray if same else rescale_box(own, *ends)[2]
-        self._numbers = _remaining(task, without_images(env.observation_space))
-        self._labels = [] if self._numbers is None else component_names(task, self._numbers)
-        self._angular = _angular(task, self._numbers)
+        self._numbers, images = _numbers(task, env.observation_space), image_paths(env.observation_space)
+        turning = [(name,) for name in task.cos_sin]
+        self._labels = [label for keys, box in self._numbers.items() for label in _labels(task, keys, box)]
+        angular = [np.full(spaces.flatdim(box), keys[:1] in turning) for keys, box in self._numbers.items()]
+        self._angular = np.concatenate([np.zeros(0, bool), *angular])
         angles = [label for label, angular in zip(self._labels, self._angular, strict=True) if angular]
         self._labels = [f"cos/{label}" if label in angles else label for label in self._labels]
         self._labels += [f"sin/{label}" for label in angles]
         if senses.state and not self._labels:
-            images = ",".join(f"images.{name}" for name in image_paths(env.observation_space))
-            raise UserError(f"senses=state: {task.label} observes pictures alone; senses=[{images}]")
+            shown = ",".join(f"images.{name}" for name in images)
+            raise UserError(f"senses=state: {task.label} observes pictures alone; senses=[{shown}]")
         parts: dict[str, spaces.Space] = {}
         if senses.state:
             parts[STATE_KEY] = spaces.Box(-np.inf, np.inf, (len(self._labels),), np.float32)
-        self._cameras, unperceived = None, [*image_paths(env.observation_space)]
+        self._cameras, unperceived = None, [*images]
         if senses.cameras:
             from envs.cameras import Cameras
 
@@ -157,23 +160,19 @@ class TaskEnv(gymnasium.Wrapper):
 
     def state(self, raw: Any) -> np.ndarray:
         """Return the state (S,) float32 in an observation of Gymnasium's environment; overflow becomes infinite."""
-        if self._numbers is None:
+        if not self._numbers:
             return np.zeros(0, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            state = np.asarray(spaces.flatten(self._numbers, raw))
+            state = np.concatenate([np.ravel(at(raw, keys)) for keys in self._numbers])
             if self._angular.any():
                 state = np.concatenate([np.where(self._angular, np.cos(state), state), np.sin(state[self._angular])])
             return state.astype(np.float32)
 
-    def _sized(self, state: np.ndarray) -> np.ndarray:
-        """Return the state; raise EnvironmentFault if it has another size than the space says."""
-        if len(state) != len(self._labels):
-            raise EnvironmentFault(f"{self._where()}: it observes {len(state)} numbers, not {len(self._labels)}")
-        return state
-
     def _observe(self, raw: Any, action: np.ndarray | None, reward: float) -> dict[str, Any]:
         """Return what the agent observes of `raw`, checked."""
-        state = self._sized(self.state(raw))
+        state = self.state(raw)
+        if len(state) != len(self._labels):
+            raise EnvironmentFault(f"{self._where()}: it observes {len(state)} numbers, not {len(self._labels)}")
         finite = np.isfinite(state)
         if not finite.all() or not abs(reward) <= LARGEST:
             at = int(np.argmin(finite))
@@ -206,35 +205,6 @@ def faults(where: str, action: np.ndarray | None = None) -> Iterator[None]:
         TaskEnv.running = None
 
 
-class Reporting(gymnasium.Wrapper):
-    """Report a fault as `info[FAULT]` instead of raising it: the episode is truncated at its last good observation.
-
-    Raises EnvironmentFault from the first `reset` only, when there is no observation yet.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self._last: dict[str, Any] | None = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Begin an episode; after a fault it has not begun, and the next call is to be another reset."""
-        try:
-            self._last, info = self.env.reset(seed=seed, options=options)
-        except EnvironmentFault as fault:
-            if self._last is None:
-                raise
-            return self._last, {FAULT: fault}
-        return self._last, info
-
-    def step(self, action: np.ndarray):
-        """Advance one control step."""
-        try:
-            self._last, *rest = self.env.step(action)
-        except EnvironmentFault as fault:
-            return self._last, 0.0, False, True, {FAULT: fault}
-        return self._last, *rest
-
-
 def _own_limit(env: gymnasium.Env, repeat: int) -> int | None:
     """Return the environment's own time limit in control steps, or None if there is none."""
     for found in (env.spec.max_episode_steps if env.spec else None, getattr(env, "_max_episode_steps", None)):
@@ -256,11 +226,38 @@ def by_key(env: gymnasium.Env) -> spaces.Dict:
     return env.observation_space
 
 
-def component_names(task: TaskConfig, space: spaces.Space, name: str = "") -> list[str]:
-    """Name each component of the flattened observation. Raises ValueError for an unsupported space."""
-    if isinstance(space, spaces.Dict):
-        return [label for key, part in space.items() for label in component_names(task, part, f"{name}{key}/")]
-    name = name.rstrip("/")
+def at(whole: Any, keys: tuple[str, ...]) -> Any:
+    """Return the part of an observation, or of its space, to which these nested keys lead."""
+    for key in keys:
+        whole = whole[key]
+    return whole
+
+
+def _leaves(space: spaces.Space, keys: tuple[str, ...] = ()) -> dict[tuple[str, ...], spaces.Space]:
+    """Return what an observation space is made of, by the nested keys that lead to it."""
+    if not isinstance(space, spaces.Dict):
+        return {keys: space}
+    return {place: leaf for key, part in space.items() for place, leaf in _leaves(part, (*keys, key)).items()}
+
+
+def _numbers(task: TaskConfig, space: spaces.Space) -> dict[tuple[str, ...], spaces.Space]:
+    """Return the parts of the state: all but images, without the components in `task.exclude`.
+
+    Raises ValueError for one that is not there, or for one in `task.cos_sin` that is not left.
+    """
+    parts = {keys: part for keys, part in _leaves(space).items() if not _is_image(part)}
+    for key, names in (("exclude", task.exclude), ("cos_sin", task.cos_sin)):
+        there = dict.fromkeys(keys[0] for keys in parts if keys)
+        if unknown := [name for name in names if name not in there]:
+            choices = f"one of {', '.join(there)}" if there else "its observation has no named components"
+            raise UserError(f"task.{key}=[{','.join(names)}]: {unknown[0]}: {choices}")
+        parts = {keys: part for keys, part in parts.items() if not keys or keys[0] not in task.exclude}
+    return parts
+
+
+def _labels(task: TaskConfig, keys: tuple[str, ...], space: spaces.Space) -> list[str]:
+    """Name each number of a part of the state. Raises ValueError for an unsupported space."""
+    name = "/".join(keys)
     if not isinstance(space, spaces.Box):
         where = f" {name}" if name else ""
         raise UserError(
@@ -300,40 +297,5 @@ def image_paths(space: spaces.Space) -> dict[str, tuple[str, ...]]:
     A name is the image's key, or its nested keys joined by `-` without LeRobot's group `pixels`; `image` if the image
     is the whole observation.
     """
-
-    def found(space: spaces.Space, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-        if isinstance(space, spaces.Dict):
-            for key, part in space.items():
-                yield from found(part, (*keys, key))
-        elif _is_image(space):
-            yield keys
-
-    return {"-".join(keys).removeprefix("pixels-") or "image": keys for keys in found(space)}
-
-
-def _remaining(task: TaskConfig, space: spaces.Space | None) -> spaces.Space | None:
-    """Return the space without the components in `task.exclude`.
-
-    Raises ValueError for one that it lacks, or for one in `task.cos_sin` that what is left lacks.
-    """
-    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {}
-    for key, names in (("exclude", task.exclude), ("cos_sin", task.cos_sin)):
-        if unknown := [name for name in names if name not in parts]:
-            choices = f"one of {', '.join(parts)}" if parts else "its observation has no named components"
-            raise UserError(f"task.{key}=[{','.join(names)}]: {unknown[0]}: {choices}")
-        parts = {name: part for name, part in parts.items() if name not in task.exclude}
-    return (spaces.Dict(parts) if parts else None) if task.exclude else space
-
-
-def _angular(task: TaskConfig, space: spaces.Space | None) -> np.ndarray:
-    """Return which numbers of a flattened observation, a mask (S,), are angles, by `task.cos_sin`."""
-    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [("", space)] if space else []
-    return np.concatenate([np.zeros(0, bool), *(np.full(spaces.flatdim(p), n in task.cos_sin) for n, p in parts)])
-
-
-def without_images(space: spaces.Space) -> spaces.Space | None:
-    """Return the space without its images, or None if nothing is left."""
-    if not isinstance(space, spaces.Dict):
-        return None if _is_image(space) else space
-    parts = {key: rest for key, part in space.items() if (rest := without_images(part)) is not None}
-    return spaces.Dict(parts) if parts or not space.spaces else None
+    images = [keys for keys, part in _leaves(space).items() if _is_image(part)]
+    return {"-".join(keys).removeprefix("pixels-") or "image": keys for keys in images}

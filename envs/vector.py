@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing import connection, parent_process, util
 from multiprocessing.process import BaseProcess
 from select import select
@@ -40,26 +39,6 @@ def follow(parent: int, number: int) -> None:
             os._exit(1)
 
 
-@dataclass(frozen=True)
-class Started:
-    """Callable that makes an environment; in a process other than `parent`, it first ties that process to `parent`.
-
-    Linux kills the process when its parent dies, however that happens; elsewhere it exits at its next attempt to
-    communicate. SIGINT, SIGTERM and SIGHUP, often sent to all processes at once, are left to the parent to handle.
-    """
-
-    make: Callable[[], gymnasium.Env]
-    parent: int
-
-    def __call__(self) -> gymnasium.Env:
-        """Make the environment."""
-        if os.getpid() != self.parent:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
-            follow(self.parent, signal.SIGKILL)
-        return self.make()
-
-
 class Processes(gymnasium.vector.AsyncVectorEnv):
     """Gymnasium's AsyncVectorEnv over `count` environments from `make`, without autoreset, one thread per process.
 
@@ -78,7 +57,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
         os.environ.update(dict.fromkeys(THREADS, "1"))
         try:
             super().__init__(
-                [Started(make, os.getpid())] * count,
+                [make] * count,
                 context="spawn",
                 shared_memory=False,  # with it, Gymnasium reads a string only once, at the start
                 worker=_work,
@@ -141,15 +120,21 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
 
 
 def _work(*given) -> None:
-    """Run Gymnasium's worker, exiting quietly if the parent, whose pipe closes first, has died.
+    """Run Gymnasium's worker in a process that is tied to the one that started it; warnings are formatted as there.
 
-    Warnings are formatted as in the parent, a command.
+    Linux kills it when its parent dies, however that happens; elsewhere it exits quietly at its next attempt to
+    communicate. SIGINT, SIGTERM and SIGHUP, often sent to all processes at once, are left to the parent to handle.
     """
+    parent = parent_process()
+    assert parent is not None and parent.pid is not None
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    follow(parent.pid, signal.SIGKILL)
     warnings.formatwarning = warning_line
     try:
         _async_worker(*given)
     except (EOFError, ConnectionError):
-        if (parent := parent_process()) is not None and parent.is_alive():
+        if parent.is_alive():
             raise
 
 

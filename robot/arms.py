@@ -1,4 +1,4 @@
-"""LeRobot's devices from a command's options: the arm, simulated or driven, gated; its cameras; teleoperators."""
+"""LeRobot's devices from a command's options: an arm, driven and gated; its cameras; teleoperators."""
 
 import importlib
 import pkgutil
@@ -16,20 +16,14 @@ from lerobot.robots.so_follower import SO101FollowerConfig
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.safety.gate import Gate
 from robot.safety.gated import GatedRobot
 from robot.safety.limits import so101
 from robot.settings import port_of_twin
-from robot.so101 import SO101, SO101Sim
+from robot.so101 import SO101
 from robot.ticks import Clock
 from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError, in_one_line
-
-
-def simulated(task: str, control_hz: float, seed: int = 0, cameras: Mapping[str, SimCameraConfig] | None = None):
-    """Return the simulated arm in a task's scene."""
-    return SO101Sim(SO101SimConfig(task=task, control_hz=control_hz, seed=seed, cameras=dict(cameras or {})))
 
 
 def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str, dict] | None = None) -> Robot:

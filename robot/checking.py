@@ -1,24 +1,18 @@
-"""What is in a LeRobotDataset, what is wrong with each episode, and the marks `good` and `bad` of a person.
+"""What is in a LeRobotDataset, and what is wrong with each episode."""
 
-A mark is the column `success` of the table of episodes, which semagram-record writes as well.
-"""
-
-import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from policies.storage.folders import replace_file
-from robot.datasets import ACTION, EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
+from robot.datasets import ACTION, EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet
 from robot.recording import INTERVENTION, MEASURED, SUCCESS, done, marks_of
 from robot.repair import Clip, frames
 from robot.safety.limits import RANGES
 from sim.renderer import shows
 from worldmodel.senses import STATE_KEY
 
-MARKS = {"good": True, "bad": False}
 LOOKS = 5
 """Frames of each episode and camera that are looked at."""
 ASKED, MOVED = 5.0, 0.5
@@ -100,25 +94,3 @@ def _of_cameras(dataset: Path, info: dict, about: dict[str, list], place: int) -
         except DatasetError:
             found[f"{name} does not decode"] = 1
     return found
-
-
-def mark(dataset: Path, marks: dict[int, bool]) -> None:
-    """Mark episodes as successful or not. Raises DatasetError for one that is not there; then nothing is marked."""
-    import pyarrow
-    import pyarrow.parquet
-
-    files = tables_in(dataset, EPISODES)
-    if missing := sorted(marks.keys() - set(columns(dataset, EPISODES)["episode_index"])):
-        raise DatasetError(f"{dataset}: no episode {missing[0]} to mark")
-    for path in files:
-        table = pyarrow.parquet.read_table(path)
-        numbers = table["episode_index"].to_pylist()
-        there = table["success"].to_pylist() if "success" in table.column_names else [None] * len(numbers)
-        new = pyarrow.array(
-            [marks.get(number, old) for number, old in zip(numbers, there, strict=True)], pyarrow.bool_()
-        )
-        at = table.schema.get_field_index("success")
-        table = table.append_column("success", new) if at < 0 else table.set_column(at, "success", new)
-        sink = io.BytesIO()
-        pyarrow.parquet.write_table(table, sink)
-        replace_file(path, sink.getvalue())

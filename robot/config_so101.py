@@ -16,6 +16,7 @@ from robot.safety.limits import Limits, so101
 from robot.settings import CAMERAS
 from sim.so101.tasks import TASKS
 from worldmodel.errors import UserError
+from worldmodel.strict import check_ranges, one_of, ranged
 
 VIEWS = ("wrist", "side", "overhead")
 
@@ -65,12 +66,11 @@ def _changed(limits: Any, changes: dict[str, float], name: str) -> Any:
 class SimCameraConfig(CameraConfig):
     """`view`: where it looks from, the arm's `wrist`, its `side`, or `overhead`; `width` and `height` in pixels."""
 
-    view: str = "wrist"
+    view: str = one_of("wrist", VIEWS)
 
     def __post_init__(self):
         """Raise ValueError for an unknown view."""
-        if self.view not in VIEWS:
-            raise UserError(f"view={self.view}: one of {', '.join(VIEWS)}")
+        check_ranges("", self)
 
 
 def sim_cameras(sizes: Mapping[str, tuple[int, int]], fps: int) -> dict[str, SimCameraConfig]:
@@ -90,17 +90,12 @@ class SO101SimConfig(RobotConfig):
     `control_hz` seconds, which should match the loop's rate.
     """
 
-    task: str = "so101-touch"
-    seed: int = 0
-    control_hz: float = 30.0
+    task: str = one_of("so101-touch", TASKS)
+    seed: int = ranged(0, low=0)
+    control_hz: float = ranged(30.0, low=5, high=100)
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
 
     def __post_init__(self):
         """Raise ValueError for an unknown task or a value out of range."""
         super().__post_init__()
-        if self.task not in TASKS:
-            raise UserError(f"robot.task={self.task}: one of {', '.join(TASKS)}")
-        if not 5 <= self.control_hz <= 100:
-            raise UserError(f"robot.control_hz={self.control_hz}: from 5 to 100")
-        if self.seed < 0:
-            raise UserError(f"robot.seed={self.seed}: at least 0")
+        check_ranges("robot.", self)

@@ -1,15 +1,17 @@
 """LeRobotDataset folders (version 3): read the columns of one, episode by episode, or write actions to a new one."""
 
+import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from policies.storage.folders import aside_of, put
+from policies.storage.folders import aside_of, put, replace_file
 from worldmodel.errors import UserError, in_one_line
 
 ACTION = "action"
@@ -99,6 +101,19 @@ def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[st
     return pyarrow.concat_tables(tables, promote_options="permissive").to_pydict()
 
 
+def set_columns(file: Path, columns: Mapping[str, Any]) -> None:
+    """Set columns of a Parquet file, arrays or lists, new ones behind the others; it is replaced in one step."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table, sink = pyarrow.parquet.read_table(file), io.BytesIO()
+    for name, values in columns.items():
+        at, column = table.schema.get_field_index(name), pyarrow.array(values)
+        table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
+    pyarrow.parquet.write_table(table, sink)
+    replace_file(file, sink.getvalue())
+
+
 def opened(folder: Path, **options):
     """Return LeRobot's own reader of a dataset, a LeRobotDataset with these options. Raises DatasetError."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -155,30 +170,26 @@ def write(folder: Path, recording: Recording, task: str) -> None:
         raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
     if recording.rate_hz != int(recording.rate_hz):
         raise DatasetError(f"{folder}: {recording.rate_hz} steps a second; a LeRobotDataset has a whole number of them")
-    with aside_of(folder) as aside:
-        with quiet():
-            _write(aside, recording, task, folder.name)
-        put(aside, folder)
-
-
-def _write(folder: Path, recording: Recording, task: str, name: str) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    shape = (len(recording.names),)
-    dataset = LeRobotDataset.create(
-        repo_id=f"local/{name}",
-        fps=int(recording.rate_hz),
-        root=folder,
-        features={ACTION: {"dtype": "float32", "shape": shape, "names": list(recording.names)}},
-        use_videos=False,
-    )
-    try:
-        for episode in recording.episodes:
-            for action in episode:
-                dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
-            dataset.save_episode()
-    finally:
-        dataset.finalize()  # also after an interrupt: else it writes when garbage-collected, its folder already removed
+    names = {"shape": (len(recording.names),), "names": list(recording.names)}
+    with aside_of(folder) as aside:
+        with quiet():
+            dataset = LeRobotDataset.create(
+                repo_id=f"local/{folder.name}",
+                fps=int(recording.rate_hz),
+                root=aside,
+                features={ACTION: {"dtype": "float32", **names}},
+                use_videos=False,
+            )
+            try:
+                for episode in recording.episodes:
+                    for action in episode:
+                        dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
+                    dataset.save_episode()
+            finally:  # also after an interrupt: else it writes when garbage-collected, its folder already removed
+                dataset.finalize()
+        put(aside, folder)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from robot.loop import Driver, Reading
 from robot.safety.stops import FaultKind
 from robot.so101 import SO101Sim
 from robot.ticks import percentiles
-from sim.so101.experts import Expert, Unreachable, expert
+from sim.so101.experts import EXPERTS, Expert, Unreachable
 from sim.so101.joints import JOINTS, Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
@@ -50,7 +50,7 @@ class ScriptDriver(Driver):
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode of the expert. Raises Unreachable."""
-        self._expert = expert(self._robot.scene, self._robot.config.task, np.random.default_rng(seed))
+        self._expert = EXPERTS[self._robot.config.task](self._robot.scene, np.random.default_rng(seed))
         self._left = round(HOLD_S * self._robot.config.control_hz)
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray | None:

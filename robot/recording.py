@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from policies.storage.folders import aside_of, locked, put, replace_file
-from robot.datasets import EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, tables_in
+from robot.datasets import EPISODES, STEPS, DatasetError, columns, info_of, names_of, quiet, set_columns, tables_in
 from robot.ticks import same_priority
 from worldmodel.senses import STATE_KEY
 
@@ -195,25 +195,14 @@ class Draft:
         with quiet(), same_priority():
             self._dataset.save_episode(parallel_encoding=False)  # no subprocess that would outlive a kill
             self._dataset.finalize()
-        _add_columns(self._aside, {key: value for key, value in asdict(info).items() if value is not None})
+        (table,) = tables_in(self._aside, EPISODES)
+        set_columns(table, {key: [value] for key, value in asdict(info).items() if value is not None})
         shutil.rmtree(self._aside / "images", ignore_errors=True)
         put(self._aside, self._path)
 
     def close(self) -> None:
         """End LeRobot's threads and files, which it would otherwise do only after its folder is gone."""
         self._dataset.finalize()
-
-
-def _add_columns(folder: Path, columns: dict) -> None:
-    """Add columns to the table of episodes of a dataset with a single episode."""
-    import pyarrow
-    import pyarrow.parquet
-
-    (path,) = tables_in(folder, EPISODES)
-    table = pyarrow.parquet.read_table(path)
-    for name, value in columns.items():
-        table = table.append_column(name, pyarrow.array([value]))
-    pyarrow.parquet.write_table(table, path)
 
 
 def done(mark: bool | None, told: np.ndarray | None, count: int) -> np.ndarray | None:
@@ -234,6 +223,19 @@ def marks_of(folder: Path) -> dict[int, tuple[bool | None, str]]:
     nothing = [None] * len(table["episode_index"])
     rows = zip(table["episode_index"], table.get("success", nothing), table.get("sim_task", nothing), strict=True)
     return {number: (success, task or "") for number, success, task in rows}
+
+
+def mark(dataset: Path, marks: dict[int, bool]) -> None:
+    """Mark episodes as successful or not. Raises DatasetError for one that is not there; then nothing is marked."""
+    import pyarrow
+    import pyarrow.parquet
+
+    there = {number: success for number, (success, _) in marks_of(dataset).items()}
+    if missing := sorted(marks.keys() - there.keys()):
+        raise DatasetError(f"{dataset}: no episode {missing[0]} to mark")
+    for path in tables_in(dataset, EPISODES):
+        numbers = pyarrow.parquet.read_table(path, columns=["episode_index"])["episode_index"].to_pylist()
+        set_columns(path, {"success": pyarrow.array([(there | marks)[number] for number in numbers], pyarrow.bool_())})
 
 
 def summary(dataset: Path) -> dict:

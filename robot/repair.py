@@ -1,4 +1,4 @@
-"""Recover what a killed recording left, as a copy: a session of LeRobot's own commands, or one of semagram-record.
+"""Recover what a killed session of LeRobot's own commands left, as a copy.
 
 LeRobot (0.6) writes an episode's steps to a Parquet file at its end, but no footer before the end of the session; the
 table of episodes likewise, ten at a time. Frames lie in `images/` as PNG files until they are encoded to a video of
@@ -7,7 +7,6 @@ episode is there once its steps are, and its frames in one of these places.
 """
 
 import io
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,9 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policies.storage.folders import aside_of, locked, put
-from robot.datasets import EPISODES, STEPS, DatasetError, info_of, opened, quiet, tables_in
-from robot.datasets import columns as columns_of
+from policies.storage.folders import aside_of, put
+from robot.datasets import STEPS, DatasetError, info_of, opened, quiet, tables_in
 from robot.ticks import same_priority
 from robot.unfinished import row_groups
 
@@ -36,9 +34,8 @@ class Clip(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """A complete episode: its number, its steps as a table, the clip of each camera, LeRobot's statistics."""
+    """A complete episode: its steps as a table, the clip of each camera, LeRobot's statistics."""
 
-    number: int
     steps: Any
     clips: dict[str, Clip]
     statistics: dict
@@ -51,34 +48,16 @@ def repair(dataset: Path, out: Path) -> dict:
     """
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
-    parts = sorted(path for path in (dataset.parent / f".{dataset.name}.parts").glob("*") if path.name.isdigit())
     dropped: dict[int, str] = {}
     with aside_of(out) as aside, aside_of(out.with_name(f"{out.name}.clips")) as scratch, quiet():
-        if parts:
-            _join(dataset, parts, aside, out.name)
-        else:
-            info = info_of(dataset)
-            if not (episodes := list(_complete(dataset, info, scratch, dropped))):
-                raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
-            _write(aside, info, episodes, _tasks(dataset), _own_columns(dataset))
+        info = info_of(dataset)
+        if not (episodes := list(_complete(dataset, info, scratch, dropped))):
+            raise DatasetError(f"{dataset}: no episode is complete; {dropped or 'no step reached the disk'}")
+        _write(aside, info, episodes, _tasks(dataset))
         read = opened(aside)
         assert read[len(read) - 1]["episode_index"] == read.num_episodes - 1
         put(aside, out)
     return {"episodes": read.num_episodes, "frames": len(read), "dropped": dropped, "dataset": str(out)}
-
-
-def _join(dataset: Path, parts: list[Path], aside: Path, name: str) -> None:
-    """Merge what semagram-record left: the dataset, if there is one, and the finished episodes beside it."""
-    from lerobot.datasets.aggregate import aggregate_datasets
-
-    if (lock := locked(parts[0].parent)) is None:
-        raise DatasetError(f"{dataset}: another process is recording to it")
-    try:
-        merged = int(info_of(dataset)["total_episodes"]) if dataset.exists() else 0
-        roots = [dataset] * bool(merged) + [part for part in parts if int(part.name) >= merged]
-        aggregate_datasets(["local/part"] * len(roots), f"local/{name}", roots=roots, aggr_root=aside)
-    finally:
-        os.close(lock)
 
 
 def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str]) -> Iterator[Recovered]:
@@ -95,7 +74,7 @@ def _complete(dataset: Path, info: dict, scratch: Path, dropped: dict[int, str])
             dropped[number] = f"not all frames of {', '.join(without)} are there"
         else:
             try:
-                yield Recovered(number, steps, own, _statistics(features, steps, own, info["fps"]))
+                yield Recovered(steps, own, _statistics(features, steps, own, info["fps"]))
             except DatasetError as error:
                 dropped[number] = str(error)
 
@@ -191,18 +170,7 @@ def _tasks(dataset: Path) -> list[str]:
         raise DatasetError(f"{dataset}/meta/tasks.parquet: not readable, so what was done is unknown") from error
 
 
-def _own_columns(dataset: Path) -> dict[int, dict]:
-    """Return, for each episode that the table of episodes has, its columns that are not LeRobot's."""
-    try:
-        table = columns_of(dataset, EPISODES)
-    except DatasetError:  # LeRobot's own columns are computed anew
-        return {}
-    theirs = ("tasks", "length", "dataset_from_index", "dataset_to_index")
-    ours = [name for name in table if "/" not in name and name not in theirs]
-    return {number: {name: table[name][at] for name in ours} for at, number in enumerate(table["episode_index"])}
-
-
-def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str], columns: dict[int, dict]) -> None:
+def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]) -> None:
     """Write a dataset of these episodes, numbered anew."""
     import pyarrow
     import pyarrow.parquet
@@ -213,7 +181,6 @@ def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]
     about = {"fps": int(info["fps"]), "robot_type": info.get("robot_type"), "use_videos": bool(info.get("video_path"))}
     meta = LeRobotDatasetMetadata.create(f"local/{folder.name}", features=features, root=folder, **about)
     meta.save_episode_tasks(tasks)
-    whole = all(episode.number in columns for episode in episodes)
     videos: dict[str, list[Path]] = defaultdict(list)
     path = folder / STEPS / f"{NUMBERED.format(0, 0)}.parquet"
     path.parent.mkdir(parents=True)
@@ -226,8 +193,7 @@ def _write(folder: Path, info: dict, episodes: list[Recovered], tasks: list[str]
                 at = steps.schema.get_field_index(name)
                 steps = steps.set_column(at, steps.schema.field(at), pyarrow.chunked_array([values]))
             writer.write_table(steps)
-            about = dict(columns[episode.number]) if whole else {}
-            about |= {"episode_index": number, "data/chunk_index": 0, "data/file_index": 0}
+            about = {"episode_index": number, "data/chunk_index": 0, "data/file_index": 0}
             about |= {"dataset_from_index": index, "dataset_to_index": index + count}
             for key, clip in episode.clips.items():
                 if clip.path not in videos[key]:

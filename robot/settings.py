@@ -11,7 +11,7 @@ from robot.safety.limits import PRESETS
 from sim.so101.tasks import SCRIPTED, TASKS
 from sim.twin.control import control_of, listens
 from worldmodel.errors import UserError
-from worldmodel.strict import check_ranges, ranged
+from worldmodel.strict import check_ranges, one_of, ranged
 
 SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
@@ -32,8 +32,8 @@ class ArmConfig:
 
     usual_limits: ClassVar[str] = "normal"
 
-    robot: str = SIM
-    limits: str = ""
+    robot: str = one_of(SIM, ROBOTS)
+    limits: str = one_of("", PRESETS)
     port: str = ""
     id: str = ""
     calibration_dir: str = ""
@@ -42,8 +42,6 @@ class ArmConfig:
     def __post_init__(self):
         """Raise ValueError for a value out of range, or options that do not fit together."""
         check_ranges("", self)
-        one_of(self, "limits", ("", *PRESETS))
-        one_of(self, "robot", ROBOTS)
         for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
             if getattr(self, key) and self.robot != robot:
                 raise UserError(f"{key}={getattr(self, key)}: only with robot={robot}")
@@ -104,7 +102,7 @@ class RunConfig(EpisodeConfig):
     target: list[float] = field(default_factory=list)
     lead: int = ranged(2, low=1)
     remote: str = ""
-    viewer: str = "terminal"
+    viewer: str = one_of("terminal", VIEWERS)
     viewer_file: str = ""
     viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
@@ -120,7 +118,6 @@ class RunConfig(EpisodeConfig):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         self._check_checkpoint()
         super().__post_init__()
-        one_of(self, "viewer", VIEWERS)
         if self.viewer_file and self.viewer != "rerun":
             raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
         if self.viewer_port and self.viewer != "web":
@@ -151,11 +148,11 @@ class RecordConfig(EpisodeConfig):
 
     dataset: str = ""
     sim_task: str = "touch"
-    driver: str = EXPERT
+    driver: str = one_of(EXPERT, DRIVERS)
     episodes: int = ranged(20, low=1)
     seed: int = ranged(0, low=0, high=2**32 - 1)
     reset_seconds: float = ranged(0.0, low=0, high=3600)
-    takeover: str = ""
+    takeover: str = one_of("", (TELEOP, SCRIPT))
     takeover_degrees: float = ranged(0.5, low=0.2, high=30)
     takeover_s: float = ranged(4.0, low=0, high=3600)
     give_back_s: float = ranged(0.0, low=0, high=60)
@@ -172,8 +169,6 @@ class RecordConfig(EpisodeConfig):
         if not self.dataset:
             raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
         super().__post_init__()
-        one_of(self, "driver", DRIVERS)
-        one_of(self, "takeover", ("", TELEOP, SCRIPT))
         if self.seconds and round(self.seconds * self.control_hz) < 2:
             raise UserError(f"seconds={self.seconds:g}: two steps at least, {2 / self.control_hz:.3g} s")
         if self.simulated:
@@ -297,12 +292,6 @@ class ServeConfig(PlannerOptions):
         self._check_checkpoint()
         check_ranges("", self)
         planner_address(self.address, "address")
-
-
-def one_of(config, name: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError if the field `name` is none of the choices."""
-    if getattr(config, name) not in choices:
-        raise UserError(f"{name}={getattr(config, name)}: one of {', '.join(filter(None, choices))}")
 
 
 def unused(config, names: str, why: str) -> None:

@@ -67,7 +67,7 @@ def row_groups(data: bytes, schema: pyarrow.Schema, widths: Mapping[str, int]) -
         pages = pages[sum(map(len, chunks)) :]
     if not groups:
         return
-    ours = example[at : footer[2].end] + _number(1, total) + _structs(1, groups) + example[footer[4].end : -8]
+    ours = example[at : footer[2].end] + _number(1, total) + _structs(groups) + example[footer[4].end : -8]
     whole = pyarrow.BufferReader(b"".join([data[:end], ours, len(ours).to_bytes(4, "little"), MAGIC]))
     with suppress(pyarrow.ArrowException, OSError):  # from the first damage on, e.g. zeros after a power cut
         file = pyarrow.parquet.ParquetFile(whole)
@@ -117,7 +117,7 @@ def _row_group(columns: list[Column], chunks: list[list[Page]], rows: int) -> by
         about += _number(2, pages[0].start) if column.dictionary else b""
         parts.append(_number(2, 0) + bytes([1 << 4 | STRUCT]) + about + b"\0\0")
         whole += size
-    return _structs(1, parts) + _number(1, whole) + _number(1, rows) + b"\0"
+    return _structs(parts) + _number(1, whole) + _number(1, rows) + b"\0"
 
 
 def _struct(file: io.BytesIO, at: int) -> dict[int, Field]:
@@ -159,9 +159,9 @@ def _number(step: int, value: int) -> bytes:
     return bytes([step << 4 | I64]) + _as_varint(2 * value)
 
 
-def _structs(step: int, each: list[bytes]) -> bytes:
-    """Encode a field, `step` after the one before, that is a list of structs."""
-    return bytes([step << 4 | LIST, 0xF0 | STRUCT]) + _as_varint(len(each)) + b"".join(each)
+def _structs(each: list[bytes]) -> bytes:
+    """Encode a field, the next after the one before, that is a list of structs."""
+    return bytes([1 << 4 | LIST, 0xF0 | STRUCT]) + _as_varint(len(each)) + b"".join(each)
 
 
 def _as_varint(number: int) -> bytes:

@@ -1,15 +1,13 @@
-"""What a person sees of a run: lines redrawn in place on a terminal (elsewhere one a second), or the rerun viewer."""
+"""What a person sees of a run: a line a second, or the rerun viewer; `configs.arm.live` shows it as a page."""
 
 import contextlib
 import math
-import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -22,53 +20,10 @@ from worldmodel.errors import UserError, in_one_line
 from worldmodel.settings import TokenConfig
 
 REDRAW_S, LINE_S = 0.2, 1.0
-BAR = 20
+"""How often a page is drawn anew, and how often a line is printed."""
 WAITING = 8  # ticks that may queue for logging; if the viewer hangs, further ones are dropped
 COMES_UP_S = 15.0  # to wait for the viewer's window
 PATIENCE_S = 2.0  # to wait for what is left at the end
-
-
-class Terminal:
-    """Writes to `stream`; new lines replace those drawn last. Threads may share it.
-
-    What is drawn is cut to the terminal's size: lines that wrapped or scrolled off the top could not be replaced the
-    next time. If `stream` is not a terminal, everything stays. A closed terminal raises nothing: there may still be an
-    arm to stop.
-    """
-
-    def __init__(self, stream: TextIO):
-        self.stream, self.live = stream, stream.isatty()
-        self._drawn, self._lock = 0, threading.Lock()
-
-    def draw(self, lines: Sequence[str]) -> None:
-        """Write lines in place of those drawn last."""
-        with self._lock:
-            wide, high = self._size()
-            lines = lines[:high]
-            self._write("".join(f"{line[:wide]}\n" for line in lines))
-            self._drawn = len(lines) if self.live else 0
-
-    def say(self, text: str, keep: bool = False) -> None:
-        """Write a line that stays, in place of what is drawn; with `keep`, below it, so that both stay."""
-        with self._lock:
-            if keep:
-                self._drawn = 0
-            self._write(f"{text}\n")
-
-    def _size(self) -> tuple[int | None, int | None]:
-        """Return the columns and lines available for drawing (the cursor stands below them); None where unknown."""
-        size = os.terminal_size((0, 0))
-        if self.live:
-            with contextlib.suppress(OSError):
-                size = os.get_terminal_size(self.stream.fileno())
-        return size.columns or None, max(1, size.lines - 1) if size.lines else None
-
-    def _write(self, text: str) -> None:
-        clear = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
-        self._drawn = 0
-        with contextlib.suppress(OSError):
-            self.stream.write(clear + text)
-            self.stream.flush()
 
 
 class NoView:
@@ -80,54 +35,37 @@ class NoView:
         """Ignore the step."""
 
     def say(self, text: str) -> None:
-        """Print a line to stderr."""
-        print(text, file=sys.stderr, flush=True)
+        """Print a line to stderr; a closed terminal raises nothing, as there may still be an arm to stop."""
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Do nothing: nothing is left to show."""
 
 
 class TerminalView(NoView):
-    """Shows a loop's steps on `stream` at a limited rate. `token`: how the plans' tokens are to be read."""
+    """Prints a line every LINE_S about a loop's steps. `token`: how the plans' tokens are to be read."""
 
-    def __init__(self, token: TokenConfig, hz: float, episodes: int, stream: TextIO = sys.stderr):
+    def __init__(self, token: TokenConfig, hz: float, episodes: int):
         self._token, self._hz, self._episodes = token, hz, episodes
-        self._terminal = Terminal(stream)
-        self._every = round((REDRAW_S if self._terminal.live else LINE_S) * hz)
         self._count, self._tip = 0, Fingertip()
 
     def __call__(self, step: Step, follower: PlanFollower) -> None:
-        """Show the step if the last redraw is long enough ago."""
+        """Print a line about the step if the last one is long enough ago."""
         self._count += 1
-        if self._count % self._every:
+        if self._count % round(LINE_S * self._hz):
             return
-        lines = self._lines(step, follower)
-        self._terminal.draw(lines if self._terminal.live else [" | ".join(lines)])
-
-    def say(self, text: str) -> None:
-        """Print a line below what is drawn, which then stays."""
-        self._terminal.say(text, keep=True)
-
-    def _lines(self, step: Step, follower: PlanFollower) -> list[str]:
-        plans, margins = follower.plans, step.margins
-        least = margins.least()
+        plans = follower.plans
         plan = f"{plans.plan_ms[-1]:.1f} ms" if plans.plan_ms else "none yet"
-        state = ", waiting for one" if follower.waiting else ""
-        lines = [
+        left = {kind: (name, share) for kind, (name, share) in step.margins.least().items() if math.isfinite(share)}
+        margins = ", ".join(f"{kind} {100 * share:.0f} % ({name})" for kind, (name, share) in left.items())
+        self.say(
             f"episode {step.episode}/{self._episodes} {step.at_s:4.1f} s | {step.rate_hz:.1f} Hz, tick late "
-            f"{1000 * step.late_s:.1f} ms, read to sent {1000 * step.work_s:.1f} ms | plan {plan}, "
-            f"{plans.late} late{state}",
-            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(step.reading.values)[0])}] m",
-        ]
-        if not self._terminal.live:
-            each = ", ".join(f"{kind} {_percent(left)} ({name})" for kind, (name, left) in least.items())
-            return [*lines, f"least margins: {each}"]
-        lines[1] += f", {100 * margins.box_m:.1f} cm inside its box"
-        lines.append("the least margin of each limit of the joints:")
-        for kind, (name, left) in least.items():
-            filled = round(BAR * min(max(left, 0.0), 1.0)) if math.isfinite(left) else 0
-            lines.append(f"  {kind:12} {'█' * filled}{'░' * (BAR - filled)} {_percent(left):>5} {name}")
-        return [*lines, f"token {plan_text(follower, self._token, self._hz)}"]
+            f"{1000 * step.late_s:.1f} ms, read to sent {1000 * step.work_s:.1f} ms | plan {plan}, {plans.late} late"
+            f"{', waiting for one' if follower.waiting else ''}: {plan_text(follower, self._token, self._hz)} | "
+            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(step.reading.values)[0])}] m, "
+            f"{100 * step.margins.box_m:.1f} cm inside its box | least margins: {margins}"
+        )
 
 
 def plan_text(follower: PlanFollower, token: TokenConfig, hz: float) -> str:
@@ -136,10 +74,6 @@ def plan_text(follower: PlanFollower, token: TokenConfig, hz: float) -> str:
     if answer is None:
         return "waiting for the first plan"
     return text(Move.of(each, token.control_points, token.degree, answer.length / hz) for each in answer.tokens)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if math.isfinite(share) else "?"
 
 
 class RerunView(NoView):

@@ -38,7 +38,7 @@ class Variation:
 
     def __post_init__(self):
         """Raise ValueError, naming the key, for a range that is not a pair, is reversed or is out of bounds."""
-        for name, (least, most) in BOUNDS.items():
+        for name, ((least, most), *_) in RANGES.items():
             pair = getattr(self, name)
             right = len(pair) == 2 and all(map(math.isfinite, pair)) and least <= pair[0] <= pair[1] <= most
             if not right:
@@ -50,38 +50,20 @@ class Variation:
         return self == Variation()
 
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "gains": (0.1, 10),
-    "friction": (0.1, 10),
-    "masses": (0.1, 10),
-    "latency_ms": (0, 200),
-    "offset_deg": (-10, 10),
-    "camera_mm": (-100, 100),
-    "camera_deg": (-30, 30),
-    "light": (0.1, 3),
+RANGES: dict[str, tuple[tuple[float, float], ...]] = {  # of each: the bounds, and the ranges of `mild` and `strong`
+    "gains": ((0.1, 10), (0.9, 1.1), (0.7, 1.4)),
+    "friction": ((0.1, 10), (0.8, 1.25), (0.5, 2.0)),
+    "masses": ((0.1, 10), (0.9, 1.1), (0.7, 1.4)),
+    "latency_ms": ((0, 200), (0.0, 20.0), (0.0, 60.0)),
+    "offset_deg": ((-10, 10), (-1.0, 1.0), (-3.0, 3.0)),
+    "camera_mm": ((-100, 100), (-5.0, 5.0), (-15.0, 15.0)),
+    "camera_deg": ((-30, 30), (-2.0, 2.0), (-5.0, 5.0)),
+    "light": ((0.1, 3), (0.8, 1.2), (0.5, 1.5)),
 }
 PRESETS: dict[str, Variation] = {
     "off": Variation(),
-    "mild": Variation(
-        gains=(0.9, 1.1),
-        friction=(0.8, 1.25),
-        masses=(0.9, 1.1),
-        latency_ms=(0.0, 20.0),
-        offset_deg=(-1.0, 1.0),
-        camera_mm=(-5.0, 5.0),
-        camera_deg=(-2.0, 2.0),
-        light=(0.8, 1.2),
-    ),
-    "strong": Variation(
-        gains=(0.7, 1.4),
-        friction=(0.5, 2.0),
-        masses=(0.7, 1.4),
-        latency_ms=(0.0, 60.0),
-        offset_deg=(-3.0, 3.0),
-        camera_mm=(-15.0, 15.0),
-        camera_deg=(-5.0, 5.0),
-        light=(0.5, 1.5),
-    ),
+    "mild": Variation(**{name: mild for name, (_, mild, _) in RANGES.items()}),
+    "strong": Variation(**{name: strong for name, (*_, strong) in RANGES.items()}),
 }
 """Named variations, as accepted by `randomise=`."""
 KEPT = (

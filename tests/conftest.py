@@ -237,12 +237,6 @@ def arms():
     return beside("wired_arm")
 
 
-@pytest.fixture(scope="module")
-def teletype():
-    """The module of a terminal as a person has it."""
-    return beside("teletype")
-
-
 def beside(name: str):
     """A module of this folder, which a test cannot import by name."""
     from importlib.util import module_from_spec, spec_from_file_location

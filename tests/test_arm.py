@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from envs.make import episode_limit, make
+from envs.make import make
 from envs.settings import TaskConfig
 from envs.state_estimator import StateEstimator
 from sim.so101.joints import SPEEDS, Targets
@@ -80,7 +80,7 @@ def test_a_control_step_lasts_its_period_an_episode_its_seconds_and_at_rest_the_
     env.reset(seed=0)
     data, target = env.unwrapped.data, env.unwrapped.data.ctrl.copy()
     start = data.time
-    truncated = [env.step(REST)[3] for _ in range(episode_limit(env))]
+    truncated = [env.step(REST)[3] for _ in range(env.metadata["episode_limit"])]
     assert data.time - start == pytest.approx(TASKS["so101-touch"].seconds)
     assert env.metadata["render_fps"] == pytest.approx(hz)
     assert truncated == [False] * (len(truncated) - 1) + [True]

@@ -13,7 +13,8 @@ from configs.bench import tabulate
 from configs.command import composed
 from configs.schema import BenchConfig
 from envs import suite
-from envs.benchmark import anchors, table
+from envs.benchmark import results as anchors
+from envs.benchmark import table
 from envs.benchmark.results import Result, ResultsError, read, read_curve, run_of, write
 from envs.benchmark.table import document, mean_interval, rows, stratified_interval
 from worldmodel.errors import UserError

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.make import episode_limit, make, make_vector
-from envs.missing import PATIENCE, Masked
+from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from envs.wrappers import PATIENCE, Masked
 from worldmodel.senses import LANGUAGE_KEY, key
 
 LIMIT = 9
@@ -107,7 +107,7 @@ def test_a_mask_is_of_a_sense_that_is_there_and_what_is_dropped_is_blank(kind, e
 
 
 def test_the_time_limit_is_truncation_and_an_episode_ends_once(env):
-    assert episode_limit(env) == LIMIT
+    assert env.metadata["episode_limit"] == LIMIT
     *before, (_, _, terminated, truncated) = episode(env, 3, LIMIT + 5)
     assert not any(step[2] or step[3] for step in before)
     assert terminated or (truncated and len(before) == LIMIT)

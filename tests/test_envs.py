@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from envs import suite
-from envs.make import episode_limit, make
+from envs.make import make
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault
 from worldmodel.errors import UserError
@@ -71,7 +71,7 @@ def test_the_names_of_the_suite_are_dm_controls_and_each_is_an_environment_of_ou
         env = make(TaskConfig(name))
         env.reset(seed=0)
         assert env.observation_space.contains(env.step(env.action_space.sample())[0])
-        assert episode_limit(env) == (None if name.startswith("lqr") else 500)
+        assert env.metadata["episode_limit"] == (None if name.startswith("lqr") else 500)
         env.close()
 
 
@@ -99,15 +99,15 @@ def test_a_repeated_action_gives_the_sum_of_the_rewards_and_lasts_as_long_as_its
 )
 def test_the_nearer_time_limit_truncates(name, keys, limit):
     env = make(TaskConfig(name, **keys))
-    assert episode_limit(env) == limit
+    assert env.metadata["episode_limit"] == limit
     assert play(env, 1000) == [(False, False)] * (limit - 1) + [(False, True)]
 
 
 def test_an_episode_may_have_no_end(line):
     env = line()
-    assert episode_limit(env) is None and env.metadata["render_fps"] == 30  # as it says nothing of its rate
+    assert env.metadata["episode_limit"] is None and env.metadata["render_fps"] == 30  # as it says nothing of its rate
     assert len(play(env, 1200)) == 1200
-    assert episode_limit(line(7)) == 7
+    assert line(7).metadata["episode_limit"] == 7
 
 
 def test_the_suites_discount_of_zero_is_termination():
@@ -228,7 +228,7 @@ def test_an_unknown_id_is_one_line_with_what_is_close(name, message):
         ("walker-walk", {"instruction": "  "}, "task.instruction: '  ' is without text"),
         ("so101-touch", {"action_repeat": 2}, "task.action_repeat=2: 1 for the SO-101's tasks"),
         ("so101-touch", {"control_hz": 4.9}, "task.control_hz=4.9: from 5 to 100"),
-        ("so101-touch", {"control": "tied"}, "task.control=tied: now delta"),
+        ("so101-touch", {"control": "tied"}, "task.control=tied: one of delta, absolute"),
         ("so101-touch", {"state": "joint"}, "task.state=joint: one of full, joints"),
         ("multi", {"names": ("walker-walk",) * 2}, "task.names=[walker-walk,walker-walk]: two or more different"),
         ("multi", {"names": ("walker-walk", "gym")}, "task.names=gym: no such task"),

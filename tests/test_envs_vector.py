@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.make import episode_limit, make, make_vector
+from envs.make import make, make_vector
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault
 from envs.vector import EnvironmentLost, Processes
@@ -81,7 +81,7 @@ def test_each_environment_is_what_it_would_be_alone_and_a_mask_resets_those_that
         np.testing.assert_array_equal(rewards, [step[1] for step in steps])
         np.testing.assert_array_equal([terminated, truncated], np.transpose([step[2:4] for step in steps]))
         np.testing.assert_array_equal(truncated, (~last if number == 3 else last) & (number > 2))
-    assert episode_limit(vector) == episode_limit(alone[0]) == 4
+    assert vector.metadata["episode_limit"] == alone[0].metadata["episode_limit"] == 4
 
 
 def test_a_fault_comes_out_of_its_process_with_its_state(pair):

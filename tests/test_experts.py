@@ -5,7 +5,7 @@ import pytest
 
 from robot.safety.limits import so101
 from sim.so101 import scene as arm
-from sim.so101.experts import AT_REST, EXPERTS, Unreachable, expert
+from sim.so101.experts import AT_REST, EXPERTS, Unreachable
 from sim.so101.joints import Units
 from sim.so101.kinematics import ARM, Pose, Reach
 from sim.so101.tasks import TASKS
@@ -22,7 +22,7 @@ def scenes():
 def episode(env, name, seed, other=None, steps=0, hand=None):
     """The targets of an episode (T, 6), of which another drives the first steps, and whether it succeeded and ended."""
     env.reset(seed=seed)
-    law, rows, success = expert(env, name, np.random.default_rng(seed if hand is None else hand)), [], False
+    law, rows, success = EXPERTS[name](env, np.random.default_rng(seed if hand is None else hand)), [], False
     for step in range(round(TASKS[name].seconds * HZ)):
         target = law.target()
         rows.append(target if step >= steps else other(rows[-1] if rows else law.last))
@@ -64,7 +64,7 @@ def test_it_takes_over_from_anyone(scenes, name):
 def test_a_cube_that_is_pushed_away_is_taken_where_it_lies_then(scenes):
     env = scenes[LIFT]
     env.reset(seed=0)
-    law, success = expert(env, LIFT, np.random.default_rng(0)), False
+    law, success = EXPERTS[LIFT](env, np.random.default_rng(0)), False
     cube = env.model.jnt_qposadr[-1]
     for step in range(180):
         if step == 35:  # on the way down
@@ -76,10 +76,10 @@ def test_a_cube_that_is_pushed_away_is_taken_where_it_lies_then(scenes):
 def test_what_is_out_of_reach_is_refused_until_it_comes_back(scenes):
     env = scenes[LIFT]
     env.reset(seed=0)
-    law, place = expert(env, LIFT, np.random.default_rng(0)), env.model.jnt_qposadr[-1]
+    law, place = EXPERTS[LIFT](env, np.random.default_rng(0)), env.model.jnt_qposadr[-1]
     env.data.qpos[place] += 0.3
     with pytest.raises(Unreachable, match="out of reach"):
-        expert(env, LIFT, np.random.default_rng(0))
+        EXPERTS[LIFT](env, np.random.default_rng(0))
     with pytest.raises(Unreachable, match="out of reach"):
         law.target()
     env.data.qpos[place] -= 0.3

@@ -6,8 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.twin.feetech import BROADCAST, GAP_S, PING, READ, SYNC_READ, SYNC_WRITE, WRITE, Bus, Framer, cut, encode
-from sim.twin.servo import OVERHEATED, OVERLOADED, REGISTERS, STEPS, Servo
+from sim.twin.servo import (
+    BROADCAST,
+    GAP_S,
+    OVERHEATED,
+    OVERLOADED,
+    PING,
+    READ,
+    REGISTERS,
+    STEPS,
+    SYNC_READ,
+    SYNC_WRITE,
+    WRITE,
+    Bus,
+    Framer,
+    Servo,
+    cut,
+    encode,
+)
 
 IDS = (1, 2, 3)
 GOAL, TORQUE, LOCK, PRESENT, P_GAIN, NAME = (

@@ -21,8 +21,7 @@ from robot.safety.limits import so101
 from robot.safety.stops import RobotFault, Stopped
 from robot.so101 import SemagramSO101
 from sim.so101.joints import JOINTS
-from sim.twin.feetech import SYNC_WRITE, WRITE, Framer
-from sim.twin.servo import REGISTERS
+from sim.twin.servo import REGISTERS, SYNC_WRITE, WRITE, Framer
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 GOAL, TORQUE = REGISTERS["Goal_Position"][0], REGISTERS["Torque_Enable"][0]

@@ -7,10 +7,10 @@ from gymnasium import spaces
 
 from envs.instructions import INSTRUCTIONS, PARAPHRASES, instruct
 from envs.lerobot_env import make_view
-from envs.make import episode_limit, make, make_vector
-from envs.multi import Multi, take_turns
+from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
+from envs.wrappers import Multi, take_turns
 from policies.settings import QUANTITIES
 from sim.variation import Variation
 from worldmodel.errors import UserError
@@ -97,8 +97,8 @@ def test_every_task_comes_as_often_and_the_choice_says_nothing_about_what_the_ta
 def test_only_tasks_of_one_body_go_together_and_the_longest_is_the_limit(other, message):
     with pytest.raises(UserError, match=message):
         Multi({"a": Die(), "b": Die(**other)})
-    assert episode_limit(Multi({"a": Die(7), "b": Die(9), "c": Die(8)})) == 9
-    assert episode_limit(Multi({"a": Die(7), "b": Die(None)})) is None
+    assert Multi({"a": Die(7), "b": Die(9), "c": Die(8)}).metadata["episode_limit"] == 9
+    assert Multi({"a": Die(7), "b": Die(None)}).metadata["episode_limit"] is None
 
 
 def test_a_vector_of_processes_carries_the_instructions_and_the_tasks(env):

@@ -8,7 +8,8 @@ import pytest
 from configs.arm import playing
 from configs.reporting import FAILED, Ended
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, plan_bytes, to_plain
-from robot.arms import gated, simulated
+from robot.arms import gated
+from robot.config_so101 import SO101SimConfig
 from robot.drivers import WrittenDriver
 from robot.loop import SHARE, SLOW_RAD_S, Loop, Reading
 from robot.safety.limits import ARM, RANGES
@@ -131,7 +132,7 @@ def test_the_last_place_is_commanded_even_where_its_tick_was_missed():
 @pytest.mark.parametrize("limits", ["careful", "normal"])
 def test_an_arm_is_moved_slowly_to_a_place_however_narrow_its_limits(limits):
     """As to where it was found, before it is let go."""
-    arm = simulated("so101-touch", 30.0)
+    arm = SO101Sim(SO101SimConfig())
     clock = SimulatedTime(arm)
     loop = Loop(gated(arm, limits, stop_on_fault=True, clock=clock), ARM, Ticks(30.0, clock))
     targets, send = [], loop.send

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from envs.make import make
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.task_env import EnvironmentFault, Reporting, TaskEnv
+from envs.task_env import EnvironmentFault, TaskEnv
+from envs.wrappers import Reporting
 from policies.guidance.compiling import in_order, numbered
 from policies.settings import QUANTITIES
 from policies.training.trainer import novelty

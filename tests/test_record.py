@@ -16,11 +16,10 @@ from pyarrow import parquet
 from configs.arm.recording import RecordSession, ending
 from configs.reporting import Ended
 from configs.runs.frames import Frames
-from robot.checking import mark
 from robot.datasets import DatasetError
 from robot.loop import Driver, Loop
 from robot.modeling_semagram import framed
-from robot.recording import MEASURED, SCENE, SUCCESS, Parts
+from robot.recording import MEASURED, SCENE, SUCCESS, Parts, mark
 from robot.safety.limits import ARM
 from robot.settings import RecordConfig
 from robot.ticks import Ticks

@@ -20,9 +20,10 @@ from envs.make import STATE_ALONE, make
 from envs.settings import TaskConfig
 from policies.storage.checkpoint import newest, read_tensors
 from policies.training.offline import OfflineTrainer
-from robot.checking import check, mark
+from robot.checking import check
 from robot.datasets import DatasetError
 from robot.recorded import episodes_of
+from robot.recording import mark
 from robot.settings import RecordConfig
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation

@@ -69,9 +69,9 @@ def test_of_a_file_that_was_cut_anywhere_all_whole_row_groups_are_read(lengths, 
 
 
 @pytest.fixture(scope="module")
-def unmerged(tmp_path_factory):
-    """What a killed semagram-record leaves: a dataset of two episodes, and a third that was not merged yet."""
-    folder = tmp_path_factory.mktemp("killed")
+def whole(tmp_path_factory):
+    """A dataset of three episodes."""
+    folder = tmp_path_factory.mktemp("whole")
     with Parts(folder / "d", FEATURES, 30, "arm") as parts:
         for number, length in enumerate((8, 12, 10)):
             with parts.episode() as draft:
@@ -83,8 +83,7 @@ def unmerged(tmp_path_factory):
                     image[:32] = 200 * (number != 2)
                     draft.add(joints | {"front": image}, sent, f"task {number % 2}", frame / 30 + late, None)
                 draft.save(EpisodeInfo(number, bool(number), 30.0, number, "script"))
-            if number == 1:
-                parts.merge()
+        parts.merge()
     return folder / "d"
 
 
@@ -92,22 +91,6 @@ def read(folder):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     return LeRobotDataset("local/x", root=folder)
-
-
-def test_what_semagram_record_left_is_joined_in_a_copy(unmerged, tmp_path):
-    before = sorted(path for path in unmerged.parent.rglob("*"))
-    result = data(DataConfig(repair=str(unmerged), out=str(tmp_path / "whole")), tmp_path)
-    whole = read(tmp_path / "whole")
-    assert (result["episodes"], result["frames"], whole.num_episodes) == (3, 30, 3)
-    assert sorted(path for path in unmerged.parent.rglob("*")) == before
-    assert whole.meta.episodes["success"] == [False, True, True]
-
-
-@pytest.fixture(scope="module")
-def whole(unmerged, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "d"
-    repair.repair(unmerged, folder)
-    return folder
 
 
 def break_up(whole, folder):

@@ -14,13 +14,13 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from configs.arm.recording import PolicyDriver
 from envs.settings import TaskConfig
-from robot.arms import gated, simulated
-from robot.config_so101 import SemagramSO101Config
+from robot.arms import gated
+from robot.config_so101 import SemagramSO101Config, SO101SimConfig
 from robot.drivers import PlanFollower, ScriptDriver, TeleopDriver, WrittenDriver
 from robot.loop import Loop, Reading
 from robot.safety.limits import ARM
 from robot.safety.stops import RobotFault
-from robot.so101 import SO101, SemagramSO101
+from robot.so101 import SO101, SemagramSO101, SO101Sim
 from robot.ticks import SimulatedTime, Ticks
 from sim.so101 import scene as so101
 from sim.so101.joints import JOINTS, Targets
@@ -41,7 +41,7 @@ def case(request, arms, monkeypatch, tmp_path):
     """A robot, not connected, and `wait`, which lets a control period pass."""
     kind, wait = request.param, lambda: None
     if "simulated" in kind:
-        robot = simulated("so101-touch", HZ)
+        robot = SO101Sim(SO101SimConfig(control_hz=HZ))
         if kind.startswith("gated"):
             robot = gated(robot, "trained", clock=SimulatedTime(robot))
     elif kind == "twin":
@@ -128,7 +128,7 @@ class Agent:
 @pytest.fixture
 def arm():
     """The simulated arm behind the gate, in its own time, connected."""
-    inner = simulated("so101-touch", HZ)
+    inner = SO101Sim(SO101SimConfig(control_hz=HZ))
     clock = SimulatedTime(inner)
     with gated(inner, "normal", stop_on_fault=True, clock=clock) as robot:
         yield SimpleNamespace(robot=robot, inner=inner, clock=clock)

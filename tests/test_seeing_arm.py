@@ -21,12 +21,11 @@ from policies.planner_link.messages import Question, Refusal, Refused
 from policies.settings import GuidanceKeys
 from policies.text_encoder import WORDS
 from policies.training.episodes import observe
-from robot.arms import simulated
 from robot.cameras import CameraBuffer
-from robot.config_so101 import SimCameraConfig
+from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.loop import Loop
 from robot.settings import RecordConfig, RunConfig
-from robot.so101 import SimCamera
+from robot.so101 import SimCamera, SO101Sim
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
 from worldmodel.strict import ConfigError
@@ -59,7 +58,7 @@ def test_the_simulated_arm_shows_what_training_showed():
     env, names = make(TASK, senses=senses), senses.cameras
     sizes = senses.sizes.items()
     config = {name: SimCameraConfig(view=name, height=high, width=wide, fps=30) for name, (high, wide) in sizes}
-    robot = simulated("so101-touch", HZ, cameras=config)
+    robot = SO101Sim(SO101SimConfig(control_hz=HZ, cameras=config))
     robot.connect()
     cameras = CameraBuffer(senses.sizes, (0, 2), hz=HZ)
     shown, _ = env.reset(seed=5)

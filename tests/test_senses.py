@@ -12,8 +12,9 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.cameras import frame, physics
+from envs.cameras import frame
 from envs.make import make
+from envs.quantities import simulation
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from envs.task_env import EnvironmentFault
@@ -90,8 +91,8 @@ def test_a_small_frame_shows_what_a_fine_one_shows(drawing):
     for task in (TaskConfig("cup-catch"), ARM):
         env = seeing(task, "main", size=64)
         coarse = env.reset(seed=0)[0][MAIN].astype(float)
-        model, data = physics(env.unwrapped)
-        untouched, _ = physics(make(task).unwrapped)
+        model, data = simulation(env.unwrapped)
+        untouched, _ = simulation(make(task).unwrapped)
         np.testing.assert_array_equal(model.geom_size, untouched.geom_size)
         assert model.vis.quality.numslices == untouched.vis.quality.numslices
         view = env.unwrapped.view if task.is_arm else None

@@ -60,7 +60,6 @@ def play(env, mirror, seed: int, steps: int):
 
 
 def test_a_state_from_readings_is_trainings_to_an_encoders_tick(env, mirror, parts):
-    assert mirror.state_size == parts["target_lag"].stop
     pairs = play(env, mirror, 3, 25)
     off = np.abs(pairs[:, 0] - pairs[:, 1])
     assert off[:, parts["joint_positions"]].max() <= TICK_RAD

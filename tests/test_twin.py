@@ -17,7 +17,7 @@ from configs.arm.twin_process import TwinProcess
 from robot.settings import port_of_twin
 from sim.so101.joints import JOINTS
 from sim.twin.control import TwinControl, control_of
-from sim.twin.feetech import PING, encode
+from sim.twin.servo import PING, encode
 
 pytestmark = pytest.mark.usefixtures("patient_driver")
 START_S = 120.0  # a loaded machine

@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 
 from sim.so101.joints import JOINTS
 from sim.so101.kinematics import arm_file
-from sim.twin.arm import BACKLOG_S, BURST, TwinArm, build, limits
-from sim.twin.calibration import JointCalibration, fitting, read, scale, text
+from sim.twin.arm import (
+    BACKLOG_S,
+    BURST,
+    JointCalibration,
+    TwinArm,
+    build,
+    calibration_text,
+    fitting,
+    limits,
+    read_calibration,
+    scale,
+)
 from sim.twin.servo import OVERLOADED, STEPS
 
 
@@ -59,9 +69,9 @@ def test_zero_is_the_middle_of_the_range_and_the_gripper_spans_it(calibration):
 
 def test_a_calibration_is_read_as_it_was_written_and_a_wrong_one_refused_in_one_line(model, tmp_path):
     calibration, path = fitting(limits(model)), tmp_path / "arm.json"
-    path.write_text(text(calibration))
-    assert read(path) == calibration
-    entries = json.loads(text(calibration))
+    path.write_text(calibration_text(calibration))
+    assert read_calibration(path) == calibration
+    entries = json.loads(calibration_text(calibration))
     for joint, change, message in (
         ("elbow_flex", {"range_min": 9, "range_max": 9}, "min < max"),
         ("elbow_flex", {"homing_offset": 2048}, "2047"),
@@ -70,7 +80,7 @@ def test_a_calibration_is_read_as_it_was_written_and_a_wrong_one_refused_in_one_
     ):
         path.write_text(json.dumps(entries | {joint: entries.get(joint, {}) | change}))
         with pytest.raises(ValueError, match=message) as refusal:
-            read(path)
+            read_calibration(path)
         assert str(refusal.value).startswith(f"{path}: ") and "\n" not in str(refusal.value)
 
 

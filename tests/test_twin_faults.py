@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from configs.commands import twin as main
 from sim.so101.joints import JOINTS
-from sim.twin.arm import TwinArm, build, limits
-from sim.twin.calibration import fitting
-from sim.twin.faults import CABLES, FaultConfig, Faults, Line
+from sim.twin.arm import TwinArm, build, fitting, limits
+from sim.twin.faults import CABLES, FaultConfig, Faults
 from sim.twin.servo import OVERLOADED
 
 
@@ -28,7 +27,7 @@ def plugs():
 
 @pytest.fixture
 def faults(arm, plugs):
-    made = Faults(arm, Line(), plugs.append)
+    made = Faults(arm, plugs.append)
     yield made
     made.mend()
 
@@ -39,7 +38,7 @@ def powered(arm: TwinArm) -> list[bool]:
 
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 99))
 def test_a_line_loses_all_changes_one_byte_or_delivers_as_it_was(data, seed):
-    line = Line(seed)
+    line = Faults(None, None, seed)
     assert line.transmit(data) == data
     line.corrupted = 1.0
     arrived = line.transmit(data)

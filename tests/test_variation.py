@@ -12,7 +12,7 @@ from configs.schema import TrainConfig
 from envs.make import make
 from envs.settings import TaskConfig
 from sim.so101.scene import components
-from sim.variation import BOUNDS, PRESETS, Nominal, Variation, draw
+from sim.variation import PRESETS, RANGES, Nominal, Variation, draw
 from worldmodel.senses import STATE_KEY
 from worldmodel.strict import ConfigError, build
 
@@ -82,7 +82,7 @@ def test_a_draw_stays_in_its_ranges_and_one_range_does_not_change_the_others_dra
     drawn, wide = (draw(v, 9, np.random.default_rng(seed)) for v in (variation, replace(variation, gains=(0.5, 2.0))))
     assert np.any(drawn["gains"] != wide["gains"])
     assert all(np.array_equal(drawn[key], wide[key]) for key in drawn if key != "gains")
-    assert set(drawn) == {field.name for field in fields(Variation)} == set(BOUNDS)
+    assert set(drawn) == {field.name for field in fields(Variation)} == set(RANGES)
     for key, values in drawn.items():
         low, high = getattr(variation, key)
         assert np.all((values >= low) & (values <= high)), key

@@ -10,8 +10,7 @@ import serial
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 
 from sim.so101.joints import JOINTS
-from sim.twin.feetech import SYNC_READ, SYNC_WRITE, WRITE, Bus, Framer
-from sim.twin.servo import OVERLOADED, REGISTERS, Servo
+from sim.twin.servo import OVERLOADED, REGISTERS, SYNC_READ, SYNC_WRITE, WRITE, Bus, Framer, Servo
 
 
 class Chain:

@@ -4,6 +4,7 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import MISSING, field, fields, is_dataclass
 from numbers import Integral, Real
@@ -127,9 +128,17 @@ def ranged(
     return field(default=default, metadata={"range": (low, above, high)})
 
 
+def one_of(default: str | None, choices: Iterable[str]) -> typing.Any:
+    """Declare a setting by its default and the choices beside it; `check_ranges` checks it."""
+    return field(default=default, metadata={"choices": tuple(choices)})
+
+
 def check_ranges(prefix: str, config) -> None:
-    """Raise ValueError, as `check`, unless every field that was declared with a range lies within it."""
+    """Raise ValueError, as `check`, unless every field that was declared with a range or choices has such a value."""
     for declared in fields(config):
+        value, choices = getattr(config, declared.name), declared.metadata.get("choices")
+        if choices and value not in (declared.default, *choices):
+            raise UserError(f"{prefix}{declared.name}={value}: one of {', '.join(choices)}")
         if "range" in declared.metadata:
             check(prefix, config, declared.name, *declared.metadata["range"])
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from configs.reporting import say
-from robot.checking import MARKS, check, mark
+from robot.checking import check
 from robot.datasets import info_of
-from robot.recording import picture
+from robot.recording import mark, picture
 from robot.repair import repair
 from robot.settings import DataConfig
 from worldmodel.senses import STATE_KEY
@@ -21,7 +21,7 @@ def data(config: DataConfig, _folder: Path) -> dict:
     dataset = Path(config.check)
     if config.mark:
         marks = (each.split(":") for each in config.mark)
-        mark(dataset, {int(number): MARKS[name] for number, name in marks})
+        mark(dataset, {int(number): name == "good" for number, name in marks})
     result, drawn = check(dataset), dataset.with_name(f"{dataset.name}.png")
     for number, each in result["wrong"].items():
         say(f"episode {number}: {'; '.join(each)}")

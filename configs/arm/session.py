@@ -9,12 +9,13 @@ from lerobot.robots import Robot
 
 from configs.arm.twin_process import TwinProcess
 from configs.reporting import FAILED, SIGNALLED, Ended
-from robot.arms import driven, simulated, twin
-from robot.config_so101 import sim_cameras
+from robot.arms import driven, twin
+from robot.config_so101 import SO101SimConfig, sim_cameras
 from robot.drivers import DriverLost
 from robot.loop import Loop
 from robot.safety.stops import RobotFault, Stopped
 from robot.settings import REAL, ArmConfig
+from robot.so101 import SO101Sim
 from worldmodel.errors import in_one_line
 
 ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
@@ -29,7 +30,8 @@ def arm_of(
     If a twin had to be started, closing `stack` stops it. Raises ValueError, OSError.
     """
     if config.simulated:
-        return simulated(task, float(hz), seed, sim_cameras(sizes, round(hz)))
+        own = dict(sim_cameras(sizes, round(hz)))
+        return SO101Sim(SO101SimConfig(task=task, control_hz=float(hz), seed=seed, cameras=own))
     cameras = getattr(config, "robot_cameras", {})
     if config.robot == REAL:
         return driven(config.port, config.id, config.calibration_dir, cameras)

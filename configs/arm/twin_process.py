@@ -14,8 +14,7 @@ from configs.reporting import say
 from policies.storage.folders import replace_file
 from robot.ticks import hurry
 from sim import InvalidValue
-from sim.twin import calibration as calibrations
-from sim.twin.arm import TwinArm, build, limits
+from sim.twin.arm import TwinArm, build, calibration_text, fitting, limits, read_calibration
 from sim.twin.control import control_of, discard
 from sim.twin.twin import Twin, TwinConfig
 from worldmodel.strict import ConfigError
@@ -37,14 +36,14 @@ def serve(config: TwinConfig, _folder: Path) -> dict:
     try:
         model = build(config.scene)
         known = calibration_file.exists()
-        calibration = calibrations.read(calibration_file) if known else calibrations.fitting(limits(model))
+        calibration = read_calibration(calibration_file) if known else fitting(limits(model))
     except InvalidValue as error:
         raise ConfigError(str(error)) from error
     port_file.parent.mkdir(parents=True, exist_ok=True)
     discard(control_of(port_file))  # a stale channel here would make this twin, if its own is elsewhere, look dead
     with Twin(TwinArm(model, calibration), config.faults, config.control_path, announce) as server:
         if not known:
-            replace_file(calibration_file, calibrations.text(calibration).encode())
+            replace_file(calibration_file, calibration_text(calibration).encode())
         gc.collect()
         gc.freeze()  # never collect what exists now, to avoid long pauses later
         say(f"calibration: {calibration_file}; scheduling: {hurry()}")

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float
 from torch import Tensor
 
-from envs.make import ENDLESS, episode_limit, make_vector
+from envs.make import ENDLESS, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
@@ -47,7 +47,7 @@ class EvaluationEpisodes:
         env = make_vector(task, min(count, together), processes=False, **settings)
         assert isinstance(env, SyncVectorEnv)
         self.env = env
-        self.limit = episode_limit(self.env) or ENDLESS
+        self.limit = self.env.metadata["episode_limit"] or ENDLESS
         self.states: list[Tensor] = []  # of the agent's generator before each batch of the last `play`
 
     @property
@@ -79,7 +79,7 @@ class EvaluationEpisodes:
         """Return the environments of the batch that begins with episode `first`, ready for it; they are still owned."""
         env = _some(self.env, self.count - first)
         if self.task.name == "multi":
-            from envs.multi import take_turns
+            from envs.wrappers import take_turns
 
             take_turns(env.envs, first)
         if self.ready is not None:

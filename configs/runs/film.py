@@ -22,7 +22,7 @@ from configs.runs.parts import Parts
 from configs.runs.report import NOTHING, Report
 from configs.runs.run_folder import RunFolder
 from envs.cameras import frame
-from envs.make import ENDLESS, episode_limit, make
+from envs.make import ENDLESS, make
 from envs.settings import TaskConfig
 from policies.agent import Agent, Decision
 from policies.alarms import Watch
@@ -144,7 +144,7 @@ def film_one(
 
     try:
         with closing(_writer(aside, 1 / step_seconds)) as video:
-            play(episodes, agent, episode_limit(env) or ENDLESS, after, once=True, act=act)
+            play(episodes, agent, env.metadata["episode_limit"] or ENDLESS, after, once=True, act=act)
         os.replace(aside, path)
         return True
     except RenderingUnavailable as error:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from configs.reporting import say
 from configs.runs.loading import Machine, prepare
 from configs.schema import TrainConfig
-from envs.make import ENDLESS, STATE_ALONE, episode_limit, make_vector
+from envs.make import ENDLESS, STATE_ALONE, make_vector
 from policies.agent import Agent
 from policies.guidance.judge import Judge
 from policies.settings import QUANTITIES
@@ -106,7 +106,7 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
         shapes = {IMAGE_KEY_PREFIX + name: (*size, 3) for name, size in config.perceived.sizes.items()}
         state = senses if config.perceived.state else {}
         senses = dict(sorted((state | shapes).items()))  # as Gymnasium orders a space
-    recordings, limit = None, episode_limit(env)
+    recordings, limit = None, env.metadata["episode_limit"]
     if config.data:
         from configs.runs.recordings import recorded
 

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from envs.benchmark.anchors import BEST_AT, best, published
-from envs.benchmark.results import LearningCurve
+from envs.benchmark.results import BEST_AT, LearningCurve, best, published
 from envs.benchmark.table import mean_interval, steps
 from policies.storage.folders import replace_file
 

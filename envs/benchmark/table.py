@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from envs.benchmark.anchors import BEST_AT, best, published, scale
-from envs.benchmark.results import Result, read
+from envs.benchmark.results import BEST_AT, Result, best, published, read, scale
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
@@ -48,7 +47,7 @@ def mean_interval(values: Sequence[float] | ndarray, seed: int = 0) -> Interval:
     return _interval([values], lambda x: x.mean(-1), seed)
 
 
-def stratified_interval(tasks: Sequence[Float[ndarray, " _"]], seed: int = 0) -> Interval:
+def stratified_interval(tasks: Sequence[Float[ndarray, " _"]]) -> Interval:
     """Return the interquartile mean of all runs of all tasks with its stratified percentile bootstrap interval.
 
     It drops the lowest and the highest quarter. tasks: one array of normalised scores per task, one score per seed; a
@@ -56,10 +55,10 @@ def stratified_interval(tasks: Sequence[Float[ndarray, " _"]], seed: int = 0) ->
     """
     from scipy.stats import trim_mean
 
-    return _interval(tasks, lambda scores: trim_mean(scores, 0.25, axis=-1), seed)
+    return _interval(tasks, lambda scores: trim_mean(scores, 0.25, axis=-1))
 
 
-def _interval(strata: Sequence, statistic: Callable[[ndarray], ndarray], seed: int) -> Interval:
+def _interval(strata: Sequence, statistic: Callable[[ndarray], ndarray], seed: int = 0) -> Interval:
     strata, rng = [np.asarray(values, float) for values in strata], np.random.default_rng(seed)
     estimate = float(statistic(np.concatenate(strata)))
     if all(len(values) == 1 for values in strata):

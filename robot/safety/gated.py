@@ -24,7 +24,7 @@ from robot.safety.gate import Command, Gate, Margins
 from robot.safety.input_check import Stamped
 from robot.safety.stops import Fault, FaultKind, RobotFault, Stopped, StopSignals
 from robot.ticks import Clock
-from worldmodel.errors import UserError
+from worldmodel.errors import UserError, in_one_line
 
 SUFFIX = ".pos"
 BRAKE_PERIOD_S = 0.01
@@ -244,8 +244,7 @@ class GatedRobot(Robot):
 
         The gate starts anew when the robot can be read again.
         """
-        line = " ".join(str(error).split()) or type(error).__name__
-        fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {line}")
+        fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {in_one_line(error)}")
         logger.error("%s stopped: %s", self, fault)
         stopped = noted(RobotFault(fault), self._brake())
         self.gate.forget()

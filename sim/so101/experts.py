@@ -215,12 +215,7 @@ class PickLift(Expert):
 
 
 EXPERTS: dict[str, type[Expert]] = dict(zip(SCRIPTED, (Touch, PickLift), strict=True))
-"""The expert class of each scripted task, by task name."""
-
-
-def expert(env: gymnasium.Env, task: str, rng: np.random.Generator) -> Expert:
-    """Create the expert of a task, to act from the current state of an episode. Raises Unreachable."""
-    return EXPERTS[task](env, rng)
+"""The expert class of each scripted task, by task name; made to act from the current state. Raises Unreachable."""
 
 
 def _leaning(place: np.ndarray, more: float) -> Pose:

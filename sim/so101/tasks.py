@@ -11,61 +11,40 @@ HIGHEST = 0.04
 
 
 @dataclass(frozen=True)
-class Ring:
-    """Places on the table in the half ring in front of CENTRE, between radii `inner` and `outer`, in metres."""
-
-    inner: float
-    outer: float
-
-    def holds(self, x: float, y: float) -> bool:
-        """Return whether (x, y) lies in the half ring."""
-        return x >= CENTRE[0] and self.inner - 1e-9 <= math.dist((x, y), CENTRE) <= self.outer + 1e-9
-
-    def __str__(self) -> str:
-        """Describe the half ring in words."""
-        x, y = CENTRE
-        return f"{100 * self.inner:g} to {100 * self.outer:g} cm from ({x:g}, {y:g}), x from {x:g} on"
-
-
-@dataclass(frozen=True)
-class Square:
-    """Places on the table at most `half` metres from CENTRE in x and in y."""
-
-    half: float
-
-    def holds(self, x: float, y: float) -> bool:
-        """Return whether (x, y) lies in the square."""
-        return max(abs(x - CENTRE[0]), abs(y - CENTRE[1])) <= self.half + 1e-9
-
-    def __str__(self) -> str:
-        """Describe the square in words."""
-        x, y = CENTRE
-        return f"x {x - self.half:g} to {x + self.half:g}, y {y - self.half:g} to {y + self.half:g}"
-
-
-@dataclass(frozen=True)
 class ArmTask:
-    """A so101-nexus task: Gymnasium id, seconds of an episode, instruction, and where its object is placed."""
+    """A so101-nexus task: Gymnasium id, seconds of an episode, instruction, and where its object is placed, if known.
+
+    `ring`: in the half ring in front of CENTRE, between these radii; `square`: at most so far from CENTRE in x and in
+    y; in metres.
+    """
 
     id: str
     seconds: float
     instruction: str
-    places: Ring | Square | None = None
+    ring: tuple[float, float] | None = None
+    square: float = 0.0
 
     def untrained(self, place: Sequence[float]) -> str:
         """Explain how an object at `place`, (x, y, z) in metres, differs from training.
 
-        Return an empty string if it does not, or if the task's `places` are unknown.
+        Return an empty string if it does not, or if it is unknown where objects are placed.
         """
-        x, y, z = place
-        if self.places is None or (self.places.holds(x, y) and 0 <= z <= HIGHEST):
+        (x, y, z), (u, v), half = place, CENTRE, self.square
+        if self.ring:
+            inner, outer = self.ring
+            inside = x >= u and inner - 1e-9 <= math.dist((x, y), CENTRE) <= outer + 1e-9
+            where = f"{100 * inner:g} to {100 * outer:g} cm from ({u:g}, {v:g}), x from {u:g} on"
+        else:
+            inside = max(abs(x - u), abs(y - v)) <= half + 1e-9
+            where = f"x {u - half:g} to {u + half:g}, y {v - half:g} to {v + half:g}"
+        if (inside and 0 <= z <= HIGHEST) or not (self.ring or half):
             return ""
-        return f"trained with things on the table (z 0 to {HIGHEST:g} m) at {self.places}"
+        return f"trained with things on the table (z 0 to {HIGHEST:g} m) at {where}"
 
 
 TASKS: dict[str, ArmTask] = {
-    "so101-touch": ArmTask("MuJoCoTouch-v1", 2.0, "touch the cube with the gripper", Ring(0.1, 0.3)),
-    "so101-look-at": ArmTask("MuJoCoLookAt-v1", 2.0, "turn the gripper to look at the cube", Square(0.05)),
+    "so101-touch": ArmTask("MuJoCoTouch-v1", 2.0, "touch the cube with the gripper", ring=(0.1, 0.3)),
+    "so101-look-at": ArmTask("MuJoCoLookAt-v1", 2.0, "turn the gripper to look at the cube", square=0.05),
     "so101-move": ArmTask("MuJoCoMove-v1", 2.0, "move the gripper to the given place"),
     "so101-pick-lift": ArmTask("MuJoCoPickLift-v1", 6.0, "pick up the cube and lift it"),
     "so101-pick-return": ArmTask("MuJoCoPickReturn-v1", 6.0, "pick up the cube and come back to where you began"),

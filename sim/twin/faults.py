@@ -47,15 +47,17 @@ class FaultConfig:
                 raise InvalidValue(f"faults.{name}={value}: at least 0")
 
 
-class Line:
-    """The line between host and servos: loses or corrupts packets at the rates `lost` and `corrupted`.
+class Faults:
+    """Begins and ends faults; the callback `plug` removes the host's port (False) or restores it (True).
 
-    `slow_ms`: how late the twin sends replies. `counts`: injected faults by name.
+    The line between host and servos loses or corrupts packets at the rates `lost` and `corrupted`; `slow_ms`: how late
+    the twin sends replies. `counts`: injected faults by name.
     """
 
-    def __init__(self, seed: int = 0):
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, arm: TwinArm, plug: Callable[[bool], None], seed: int = 0):
+        self._arm, self._plug, self._rng = arm, plug, np.random.default_rng(seed)
         self.lost = self.corrupted = self.slow_ms = 0.0
+        self._out: set[str] = set()  # pulled cables, and dead servos as "dead <joint>"
         self.counts: Counter[str] = Counter()
 
     def transmit(self, data: bytes) -> bytes:
@@ -70,36 +72,24 @@ class Line:
             return data[:at] + bytes([changed]) + data[at + 1 :]
         return data
 
-
-class Faults:
-    """Begins and ends faults; the callback `plug` removes the host's port (False) or restores it (True)."""
-
-    def __init__(self, arm: TwinArm, line: Line, plug: Callable[[bool], None]):
-        self._arm, self._line, self._plug = arm, line, plug
-        self._out: set[str] = set()  # pulled cables, and dead servos as "dead <joint>"
-        self.counts: Counter[str] = Counter()
-
     def set_line(self, lost: float = 0.0, corrupted: float = 0.0, slow_ms: float = 0.0) -> None:
         """Set the line's fault rates and reply delay. Raises ValueError for a value out of range."""
         given = {"lost": lost, "corrupted": corrupted, "slow_ms": slow_ms}
         faults = FaultConfig(**{name: finite(name, value).item() for name, value in given.items()})
-        self._line.lost, self._line.corrupted, self._line.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
+        self.lost, self.corrupted, self.slow_ms = faults.lost, faults.corrupted, faults.slow_ms
 
     def pull(self, cable: str) -> None:
         """Pull out a cable: `usb`, `power`, or the lead to a joint's servo. Raises ValueError for an unknown one."""
-        self._change("cable", _known(cable=cable), True)
+        self._take("cable", _known(cable=cable))
 
     def plug(self, cable: str) -> None:
         """Plug a cable back in. Raises ValueError for an unknown one."""
-        self._change("cable", _known(cable=cable), False)
+        self._out.discard(_known(cable=cable))
+        self._rewire()
 
     def kill(self, joint: str) -> None:
-        """Make a joint's servo fail until `revive` or `mend`. Raises ValueError for an unknown joint."""
-        self._change("dead", f"dead {_known(joint=joint)}", True)
-
-    def revive(self, joint: str) -> None:
-        """Replace a dead servo with one configured identically. Raises ValueError for an unknown joint."""
-        self._change("dead", f"dead {_known(joint=joint)}", False)
+        """Make a joint's servo fail until `mend`. Raises ValueError for an unknown joint."""
+        self._take("dead", f"dead {_known(joint=joint)}")
 
     def overload(self, joint: str) -> None:
         """Put a joint's servo into overload protection. Raises ValueError for an unknown joint."""
@@ -110,10 +100,6 @@ class Faults:
         """Hold a joint by hand, at an angle or where it is. Raises ValueError for an unknown joint or invalid angle."""
         self._arm.hold(_known(joint=joint), None if angle_rad is None else finite("angle_rad", angle_rad).item())
         self.counts["held"] += 1
-
-    def let_go(self, joint: str) -> None:
-        """Let go of a joint. Raises ValueError for an unknown one."""
-        self._arm.let_go(_known(joint=joint))
 
     def begin(self, faults: FaultConfig) -> None:
         """Begin all faults that the configuration asks for."""
@@ -131,10 +117,9 @@ class Faults:
         for joint in JOINTS:
             self._arm.let_go(joint)
 
-    def _change(self, kind: str, what: str, out: bool) -> None:
-        if out and what not in self._out:
-            self.counts[kind] += 1
-        (self._out.add if out else self._out.discard)(what)
+    def _take(self, kind: str, what: str) -> None:
+        self.counts[kind] += what not in self._out
+        self._out.add(what)
         self._rewire()
 
     def _rewire(self) -> None:

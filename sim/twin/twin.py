@@ -17,10 +17,10 @@ from pathlib import Path
 from sim import InvalidValue
 from sim.twin.arm import TwinArm
 from sim.twin.control import LONGEST_SOCKET, ControlServer, control_of
-from sim.twin.faults import FaultConfig, Faults, Line
-from sim.twin.feetech import Bus, Framer, cut
+from sim.twin.faults import FaultConfig, Faults
+from sim.twin.servo import Bus, Framer, cut
 
-FAULTS = ("pull", "plug", "kill", "revive", "overload", "hold", "let_go", "mend")
+FAULTS = ("pull", "plug", "kill", "overload", "hold", "mend")
 CHUNK = 4096
 
 
@@ -97,7 +97,7 @@ class Twin:
     def __init__(self, arm: TwinArm, faults: FaultConfig, control_path: Path, announce: Callable[[str], None]):
         """Open the control channel and the port. Raises OSError if the control channel cannot be opened."""
         self.arm, self._wanted, self._announce = arm, faults, announce
-        self._bus, self._framer, self._line = Bus(arm.servos.values()), Framer(), Line(faults.seed)
+        self._bus, self._framer = Bus(arm.servos.values()), Framer()
         self._selector = selectors.SelectSelector()
         self._late: deque[tuple[float, bytes]] = deque()
         self._first_goal_s: float | None = None
@@ -106,7 +106,7 @@ class Twin:
         self._control = ControlServer(control_path, self._selector, self._request)
         self._port = Port()
         self._selector.register(self._port, selectors.EVENT_READ, self._hear)
-        self._faults = Faults(arm, self._line, self._plug)
+        self._faults = Faults(arm, self._plug, faults.seed)
 
     def __enter__(self) -> "Twin":
         """Return the twin."""
@@ -144,21 +144,21 @@ class Twin:
         heard, data = time.monotonic(), self._port.read()
         if not data:
             return
-        arrived = b"".join(map(self._line.transmit, cut(data)))  # several packets if the machine is busy
+        arrived = b"".join(map(self._faults.transmit, cut(data)))  # several packets if the machine is busy
         for packet in self._framer.feed(arrived, heard):
             replies = self._bus.answer(packet)
             self._packets += 1
             self._replies += len(replies)
-            arriving = b"".join(self._line.transmit(reply) for reply in replies)
-            if self._line.slow_ms:
-                self._line.counts["slow"] += len(replies)
-                self._late.append((heard + self._line.slow_ms / 1000, arriving))
+            arriving = b"".join(self._faults.transmit(reply) for reply in replies)
+            if self._faults.slow_ms:
+                self._faults.counts["slow"] += len(replies)
+                self._late.append((heard + self._faults.slow_ms / 1000, arriving))
             elif arriving:
                 self._port.write(arriving)
 
     def _send_late(self) -> None:
         """Send delayed replies that are due; drop them once the line is no longer slow."""
-        if not self._line.slow_ms:
+        if not self._faults.slow_ms:
             self._late.clear()
         while self._late and self._late[0][0] <= time.monotonic():
             _, reply = self._late.popleft()
@@ -218,5 +218,5 @@ class Twin:
             "replies": self._replies,
             "spoilt_packets": self._framer.spoilt,
             "dropped_s": round(self.arm.dropped_s, 3),
-            "faults": dict(self._line.counts + self._faults.counts),
+            "faults": dict(self._faults.counts),
         }

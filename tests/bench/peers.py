@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from envs.benchmark.anchors import canonical
+from envs.benchmark.results import canonical
 from envs.vector import THREADS
 from worldmodel.strict import ConfigError
 

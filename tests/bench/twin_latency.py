@@ -16,8 +16,7 @@ import numpy as np
 
 from configs.arm.twin_process import TwinProcess
 from robot.ticks import hurried
-from sim.twin.feetech import BROADCAST, SYNC_READ, encode
-from sim.twin.servo import REGISTERS
+from sim.twin.servo import BROADCAST, REGISTERS, SYNC_READ, encode
 
 ASK = encode(BROADCAST, SYNC_READ, bytes([REGISTERS["Present_Position"][0], 2, 1, 2, 3, 4, 5, 6]))
 ANSWER = 6 * 8  # bytes
