@@ -17,7 +17,7 @@ SIM, REAL, TWIN = "so101-sim", "so101", "so101-twin"
 ROBOTS = (SIM, REAL, TWIN)
 CAMERAS = {"main": "side", "front": "side", "side": "side", "wrist": "wrist", "overhead": "overhead"}
 """The simulated arm's cameras: name to viewpoint (`robot.config_so101`)."""
-VIEWERS = ("terminal", "rerun", "web", "none")
+VIEWERS = ("terminal", "web", "none")
 EXPERT, POLICY, TELEOP, SCRIPT = "expert", "policy", "teleop", "script"
 DRIVERS = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
@@ -103,7 +103,6 @@ class RunConfig(EpisodeConfig):
     lead: int = ranged(2, low=1)
     remote: str = ""
     viewer: str = one_of("terminal", VIEWERS)
-    viewer_file: str = ""
     viewer_port: int = ranged(0, low=0, high=2**16 - 1)
     trace: bool = False
     calibrate: int = ranged(0, low=0, high=100_000)
@@ -118,8 +117,6 @@ class RunConfig(EpisodeConfig):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""
         self._check_checkpoint()
         super().__post_init__()
-        if self.viewer_file and self.viewer != "rerun":
-            raise UserError(f"viewer_file={self.viewer_file}: it is for viewer=rerun")
         if self.viewer_port and self.viewer != "web":
             raise UserError(f"viewer_port={self.viewer_port}: it is for viewer=web")
         if self.target and (len(self.target) != 3 or not all(math.isfinite(x) and abs(x) <= 1 for x in self.target)):

@@ -56,7 +56,6 @@ WRONG = [  # what is made, of what, how the line begins
     (run, {"tools": ("knock",)}, r"tools=\[knock\]: only with ladder=true"),
     (run, {"planner": False, "calibrate": 100}, "calibrate=100: only with planner=true"),
     (run, {"ladder": True, "calibrate": 100}, "calibrate=100: without ladder=true"),
-    (run, {"viewer_file": "x.rrd"}, "viewer_file=x.rrd: it is for viewer=rerun"),
     (run, {"viewer_port": 80}, "viewer_port=80: it is for viewer=web"),
     (record, {"sim_task": "tuch"}, "sim_task=tuch: one of touch, look-at, "),
     (record, {"sim_task": "look-at"}, "sim_task=look-at: scripts exist for touch, pick-lift; driver=policy or"),

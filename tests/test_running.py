@@ -1,5 +1,7 @@
 """Ticks that do not drift, motions that end at rest, plans that come late, episodes that begin where they should."""
 
+import errno
+import io
 import os
 import re
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from robot.loop import Loop, Reading, Smoothness
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
 from robot.ticks import SimulatedTime, Ticks, hurried
+from robot.views import NoView
 from sim.so101.joints import Targets, Units
 
 HZ = 30.0
@@ -360,6 +363,18 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
     else:
         assert re.match(line, loop.faults[-1])
         assert "degrees" not in line or loop.ticks.passed > 15 * HZ + 5  # the patience begins when it should be there
+
+
+def test_where_nobody_reads_nothing_is_raised(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            tried.append(text)
+            raise OSError(errno.EIO, "Input/output error")
+
+    tried = []
+    monkeypatch.setattr("sys.stderr", Closed())
+    NoView().say("SIGHUP")
+    assert tried == ["SIGHUP"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="asks as Linux does")

@@ -38,7 +38,7 @@ from robot.loop import Loop, Smoothness
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
 from robot.ticks import Ticks, hurried, no_collection
-from robot.views import NoView, RerunView, TerminalView
+from robot.views import NoView, TerminalView
 from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
@@ -315,8 +315,6 @@ class RunSession:
 
     def _view(self) -> NoView:
         config, token, hz = self.config, self.spec.model.token, self.task.arm.control_hz
-        if config.viewer == "rerun":
-            return RerunView(token, hz, config.viewer_file)
         if config.viewer == "web":
             return WebView(token, hz, f"{self.task.label} on {config.robot}", config.episodes, config.viewer_port)
         return NoView() if config.viewer == "none" else TerminalView(token, hz, config.episodes)
