@@ -83,7 +83,6 @@ class EpisodeConfig(PlannerOptions, ArmConfig):
     seconds: float = ranged(0.0, low=0, high=3600)
     instruction: str = ""
     robot_cameras: dict = field(default_factory=dict)
-    real_time: bool = False
 
     def __post_init__(self):
         """Raise ValueError for a value out of range, or one that the robot cannot use."""

@@ -161,17 +161,6 @@ def hurry() -> str:
 
 
 @contextmanager
-def hurried(wanted: bool) -> Iterator[str]:
-    """Raise this thread's priority within the block if `wanted` (`real_time=true`); yields what was granted, in words.
-
-    Never unasked: LeRobot's driver busy-polls the port, and with few cores a prioritised busy loop keeps the kernel's
-    own threads from delivering the port's bytes.
-    """
-    with same_priority():
-        yield hurry() if wanted else ORDINARY
-
-
-@contextmanager
 def same_priority() -> Iterator[None]:
     """Give back what priority this thread gets within the block: of a privileged user, SVT-AV1 takes the highest.
 

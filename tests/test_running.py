@@ -19,7 +19,7 @@ from robot.drivers import HELD_RAD, HELD_S, PlanFollower, Plans, TokenTrack
 from robot.loop import Loop, Reading, Smoothness
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
-from robot.ticks import SimulatedTime, Ticks, hurried
+from robot.ticks import SimulatedTime, Ticks, hurry, same_priority
 from robot.views import NoView
 from sim.so101.joints import Targets, Units
 
@@ -378,11 +378,9 @@ def test_where_nobody_reads_nothing_is_raised(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="asks as Linux does")
-@pytest.mark.parametrize("asks", [False, True])
-def test_priority_is_given_only_where_it_is_asked_for_and_given_back(asks):
+def test_priority_is_given_back():
     state = lambda: (os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, os.getpriority(os.PRIO_PROCESS, 0))  # noqa: E731
     before = state()
-    with hurried(asks) as granted:
-        assert (granted == "real-time") == (state()[0] == os.SCHED_RR) and (asks or granted == "ordinary")
-        assert asks or state() == before
+    with same_priority():
+        assert (hurry() == "real-time") == (state()[0] == os.SCHED_RR)
     assert state() == before

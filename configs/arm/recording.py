@@ -34,7 +34,7 @@ from robot.safety.limits import ARM
 from robot.settings import CAMERAS, EXPERT, POLICY, SCRIPT, TELEOP, EpisodeConfig, RecordConfig, RunConfig
 from robot.so101 import SimCamera, SO101Sim
 from robot.takeover import HELP, Keys, Person, Rescue, Rest, Takeover
-from robot.ticks import ORDINARY, Clock, SimulatedTime, Ticks, hurried
+from robot.ticks import Clock, SimulatedTime, Ticks
 from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
 from sim.so101.experts import Unreachable
@@ -118,12 +118,10 @@ def record(config: RecordConfig, _folder: Path) -> dict:
 class RecordSession:
     """A recording session with the settings `config`.
 
-    `scheduling`: the priority granted to the control loop. `skipped`: layouts left out because a script cannot reach
-    them.
+    `skipped`: layouts left out because a script cannot reach them.
     """
 
     config: RecordConfig
-    scheduling: str = ORDINARY
     skipped: int = 0
     _keys: Keys | None = None
     _planned: Planned | None = None
@@ -174,7 +172,6 @@ class RecordSession:
             "picture": str(drawn),
             "robot": config.robot,
             "skipped": self.skipped,
-            "scheduling": self.scheduling,
         }
 
     def _features(self, robot: GatedRobot) -> dict:
@@ -291,11 +288,10 @@ class RecordSession:
     def _drive(self, loop: Loop, driver: Driver, seconds: float) -> bool | None:
         """Run an episode; however it ends, the arm comes to rest before anything else happens (e.g. saving)."""
         judge = self._judge(loop.robot)
-        with hurried(self.config.real_time) as self.scheduling:
-            try:
-                return loop.episode(driver, round(seconds * loop.ticks.hz), judge)
-            finally:
-                loop.rest()
+        try:
+            return loop.episode(driver, round(seconds * loop.ticks.hz), judge)
+        finally:
+            loop.rest()
 
     def _judge(self, robot: GatedRobot) -> Callable[[], bool] | None:
         """Return what tells whether the task is done: the simulation, or a person by their keys; None without both."""

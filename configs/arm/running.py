@@ -37,7 +37,7 @@ from robot.drivers import PlanFollower
 from robot.loop import Loop, Smoothness
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
-from robot.ticks import Ticks, hurried, no_collection
+from robot.ticks import Ticks, no_collection
 from robot.views import NoView, TerminalView
 from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
@@ -184,9 +184,8 @@ class RunSession:
             smooth = Smoothness(hz)
             units = Units(estimator.targets.low, estimator.targets.high)
             loop = Loop(robot, units, Ticks(hz), [smooth, lambda step: show(step, follower)], show.say)
-            scheduling = stack.enter_context(hurried(config.real_time))
             connect(robot)
-            say(f"{robot}: {self.task.label}, limits={config.preset}, scheduling: {scheduling}")
+            say(f"{robot}: {self.task.label}, limits={config.preset}")
             results: list[bool | None] = []
             end = self._drive(loop, follower, estimator, results, fulfilment)
         if config.calibrate and end in ("done", "fault"):
@@ -209,7 +208,6 @@ class RunSession:
             "limits": config.preset,
             "ended": end,
             **smooth.summary(),
-            "scheduling": scheduling,
         }
 
     def follower(

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from configs.arm.twin_process import TwinProcess
-from robot.ticks import hurried
+from robot.ticks import ORDINARY, hurry
 from sim.twin.servo import BROADCAST, REGISTERS, SYNC_READ, encode
 
 ASK = encode(BROADCAST, SYNC_READ, bytes([REGISTERS["Present_Position"][0], 2, 1, 2, 3, 4, 5, 6]))
@@ -49,8 +49,8 @@ def main() -> None:
     for _ in range(busy):
         multiprocessing.Process(target=burn, daemon=True).start()
     for asks in (False, True):
-        with hurried(asks) as client:
-            times = np.array([ask(port) for _ in range(round(seconds * RATE_HZ))])
+        client = hurry() if asks else ORDINARY
+        times = np.array([ask(port) for _ in range(round(seconds * RATE_HZ))])
         quantiles = np.percentile(times, [50, 99, 100]).round(3).tolist()
         row = {"client": client, "busy": busy, "answers": len(times), "p50_p99_max_ms": quantiles}
         print(json.dumps(row | {"over_10_ms": int((times > 10).sum()), "load": os.getloadavg()[0]}), flush=True)
