@@ -7,9 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
-from envs.instructions import check as check_sentence
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
-from envs.settings import FaultConfig, TaskConfig
+from envs.settings import FaultConfig, TaskConfig, check_sentence
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, GuidanceKeys, LoopConfig, ReplayConfig
 from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation

@@ -13,10 +13,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers.utils import rescale_box
 
-from envs.instructions import CHARACTERS, LONGEST, check
 from envs.quantities import Quantities
 from envs.senses import Senses
-from envs.settings import OWN, SOLVED, TaskConfig
+from envs.settings import CHARACTERS, LONGEST, OWN, SOLVED, TaskConfig, check_sentence
 from policies.settings import QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -111,7 +110,7 @@ class TaskEnv(gymnasium.Wrapper):
         self._step = 0
         if self._senses.language:
             given = self._own_instruction if self.instruction is None else self.instruction
-            self._given = check(given, LANGUAGE_KEY)
+            self._given = check_sentence(given, LANGUAGE_KEY)
         with faults(self._where()):
             raw, info = self.env.reset(seed=seed, options=options)
             return self._observe(raw, None, 0.0), info | {QUANTITIES: self.named.read(raw)}

@@ -19,9 +19,8 @@ from configs.runs.evaluation import Evaluation
 from configs.runs.loading import Loaded
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
-from envs.instructions import PARAPHRASES
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import PARAPHRASES, TaskConfig
 from policies.agent import Agent
 from policies.tokens.curves import Curve
 from policies.training.episodes import play

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.instructions import INSTRUCTIONS, PARAPHRASES, instruct
 from envs.lerobot_env import make_view
 from envs.make import make, make_vector
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import INSTRUCTIONS, PARAPHRASES, TaskConfig, instruct
 from envs.wrappers import Multi, take_turns
 from policies.settings import QUANTITIES
 from sim.variation import Variation

@@ -7,8 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from envs.instructions import CHARACTERS, INSTRUCTIONS, PARAPHRASES, check
-from envs.settings import ARM_TASKS, NAMES, TaskConfig
+from envs.settings import ARM_TASKS, CHARACTERS, INSTRUCTIONS, NAMES, PARAPHRASES, TaskConfig, check_sentence
 from envs.suite import BY_NAME
 from policies.text_encoder import Words, recognised
 
@@ -73,7 +72,7 @@ assert "wordllama" not in sys.modules and not logging.getLogger().handlers
 
 def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
     assert set(INSTRUCTIONS) == {*BY_NAME, *ARM_TASKS}
-    assert all(check(TaskConfig(name).words, name) for name in NAMES)
+    assert all(check_sentence(TaskConfig(name).words, name) for name in NAMES)
     for one, other in combinations(INSTRUCTIONS, 2):
         if one.split("-")[0] == other.split("-")[0] and ("CMU" in one) == ("CMU" in other):
             assert INSTRUCTIONS[one] != INSTRUCTIONS[other]
@@ -82,6 +81,6 @@ def test_every_task_has_a_sentence_and_no_two_of_a_body_the_same():
 @pytest.mark.parametrize("text", ["", ". !", "go " * 60, "go\nthere", "走"])
 def test_a_text_that_no_sentence_can_be_is_refused_in_one_line(text):
     with pytest.raises(ValueError, match=r"^here: [^\n]+$"):
-        check(text, "here")
-    assert check("Geh geradeaus, é!", "here")
+        check_sentence(text, "here")
+    assert check_sentence("Geh geradeaus, é!", "here")
     assert len(set(CHARACTERS)) == len(CHARACTERS)

@@ -19,9 +19,8 @@ from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
 from configs.runs.loading import renamed, task_of
-from envs.instructions import check as check_sentence
 from envs.senses import Senses
-from envs.settings import TaskConfig
+from envs.settings import TaskConfig, check_sentence
 from envs.state_estimator import STILL, StateEstimator, scene_bodies
 from policies.alarms import GAUGES, Alarms, Watch, check_count
 from policies.guidance.chosen import wishes_of

@@ -17,9 +17,9 @@ from configs.runs.parts import senses_of
 from configs.runs.report import Report, interval, recorded, rounded
 from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
-from envs.instructions import instruct
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
+from envs.settings import instruct
 from envs.vector import watched
 from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
