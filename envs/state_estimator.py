@@ -108,6 +108,18 @@ class StateEstimator:
         observation, _ = self._inner._observe()
         return self._env.get_wrapper_attr("state")(self._arm.observe(np.asarray(observation)))
 
+    @property
+    def first_axis(self) -> tuple[np.ndarray, float]:
+        """Where the vertical axis of the first joint is, (x, y) in metres, and 1 if it turns to the left, else -1."""
+        data = self._inner.data
+        return data.xanchor[0, :2].copy(), float(np.sign(data.xaxis[0, 2]))
+
+    def hand(self, joints: np.ndarray) -> np.ndarray:
+        """Return the hand's pose (7,), metres and a quaternion, at joint angles (6,)."""
+        self._inner.data.qpos[:6] = joints
+        mujoco.mj_kinematics(self._inner.model, self._inner.data)
+        return np.array(self._inner._get_tcp_pose(), float)
+
     def success(self) -> bool:
         """Whether the task's own criterion judges it a success, with the arm where it was last read."""
         self._place()

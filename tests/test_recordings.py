@@ -10,21 +10,27 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
+from scipy.spatial.transform import Rotation
 
 from configs.arm.recording import RecordSession
 from configs.runs.held_out import auc
+from configs.runs.nearby import Nearby
 from configs.runs.recordings import as_recordings, recorded
 from configs.schema import TrainConfig
 from configs.train import train
+from envs.arm import known, labels
 from envs.make import STATE_ALONE, make
 from envs.settings import TaskConfig
+from envs.state_estimator import StateEstimator
 from policies.storage.checkpoint import newest, read_tensors
+from policies.tokens.curves import Curve
 from policies.training.offline import OfflineTrainer
 from robot.checking import check
 from robot.datasets import DatasetError
 from robot.recorded import episodes_of
 from robot.recording import mark
 from robot.settings import RecordConfig
+from sim.so101 import scene
 from worldmodel.errors import UserError
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay
@@ -34,6 +40,7 @@ TASK = TaskConfig("so101-touch", reward="success")
 SENSES = {STATE_KEY: (37,)}
 FRONT = "observation.images.overhead"
 SPEEDS = slice(15, 21)
+PARTS = ("joint_positions", "end_effector_pose", "object_pose", "object_offset")
 STEPS = "data/chunk-000/file-000.parquet"
 
 
@@ -100,6 +107,58 @@ def test_an_arm_that_reports_its_joints_alone_is_seen_as_semagram_run_sees_it(fo
     assert (told[:, 13:19] - known[:, 13:19]).abs().mean() < 0.1 * known[:, 13:19].abs().mean() + 0.05
 
 
+def turned(quaternion):
+    """The matrices (T, 3, 3) of quaternions (T, 4), w first."""
+    return Rotation.from_quat(quaternion[:, [1, 2, 3, 0]]).as_matrix()
+
+
+@pytest.mark.parametrize("control", ["delta", "absolute"])
+def test_copies_of_an_episode_are_scenes_that_the_arm_could_be_in_and_lead_back_to_its_path(folder, control):
+    """The hand is where the joints say; to the hand, a turned cube looks the same; targets follow from the actions."""
+    task = replace(TASK, control=control)
+    shown = as_recordings(task, SENSES, [str(folder)], 1).shown[0]
+    names = labels(known(scene.components(task.name), "full"))
+    at = {part: [i for i, name in enumerate(names) if name.startswith(part)] for part in PARTS}
+    estimator = StateEstimator(task)
+    estimator.lay_out(0)
+    made = Nearby(names, estimator, 30.0, Curve.of(2, 2, 1, 6))
+    state, targets = shown.observation.values[STATE_KEY].numpy(), made.targets
+    goals = np.stack([targets.next(*step) for step in zip(shown.before, shown.action.numpy(), strict=True)])
+    copy, action, token = made.copy(state, shown.before, goals, np.random.default_rng(0))
+    copy, shift = copy.numpy(), copy.numpy()[:, at["joint_positions"]] - state[:, at["joint_positions"]]
+    rotation = turned(copy[:, at["object_pose"][3:]]) @ turned(state[:, at["object_pose"][3:]]).transpose(0, 2, 1)
+    np.testing.assert_allclose(rotation, rotation[:1].repeat(len(rotation), 0), atol=1e-5)
+    turn = Rotation.from_matrix(rotation[0]).as_rotvec()[2] * estimator.first_axis[1]
+    off = shift - [turn, 0, 0, 0, 0, 0]
+    assert abs(turn) > 0.2 and 0.001 < np.abs(off).mean() < 0.03
+    hand, cube = (copy[:, at[part]] for part in ("end_effector_pose", "object_pose"))
+    for seen, joints in zip(hand, copy[:, at["joint_positions"]], strict=True):
+        assert np.abs(seen[:3] - estimator.hand(joints)[:3]).max() < 2e-3  # recorded a physics step before the joints
+    np.testing.assert_allclose(copy[:, at["object_offset"]], cube[:, :3] - hand[:, :3], atol=1e-6)
+    last = shown.before[0] + shift[0]
+    for t, goal in enumerate(goals):
+        last = targets.next(last, action[t].numpy())
+        np.testing.assert_allclose(last[:5], (goal + shift[t + 1])[:5], atol=1e-4)  # the gripper stops at its limit
+    wanted = made.curve.decode(token).numpy()
+    for t in range(len(goals) - 2):
+        first = targets.next(goals[t - 1] + shift[t], wanted[t, 0]) if t else goals[0] + shift[0]
+        second = targets.next(first, wanted[t, 1]) - goals[t + 1] - [turn, 0, 0, 0, 0, 0]
+        if t and (np.abs(wanted[t]) < 0.99).all():
+            np.testing.assert_allclose(second[:5], off[t][:5] * math.exp(-2 / 30 / 0.13), atol=1e-3)
+    estimator.close()
+
+
+def test_an_arm_that_rests_where_the_task_is_done_goes_on_resting(folder):
+    whole = as_recordings(TASK, SENSES, [str(folder)], 1).shown
+    told = recorded(_config(folder, copies=2), SENSES)
+    for each in told.shown:
+        plain = next(other for other in whole if other.episode.number == each.episode.number)
+        more = len(each.action) - len(plain.action)
+        assert more == 21 and (each.action[-more:] == 0).all() and (each.reward[-more:] == each.reward[-1]).all()
+        assert len(each.observation) == len(each.action) + 1 == len(each.before) + 1
+    assert len(told.nearby) == 2 * len(told.shown)
+
+
 def tiny(toys, folder, path, *more):
     """Train a tiny agent."""
     keys = [key for key in toys.tiny_keys if not key.startswith(("seed_steps", "evaluation"))]
@@ -135,7 +194,8 @@ def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys
     assert on["env_steps"] == 70 and on["episodes_recorded"] == 3 and on["updates"] > 0
     _, path = tensors(tmp_path / "on")
     replay = Replay.read(read_tensors(path / "replay.safetensors"), SENSES, (0,))
-    lengths = sum(len(each.action) for each in recorded(_config(folder), SENSES).shown)
+    told = recorded(_config(folder), SENSES)
+    lengths = sum(len(each.action) for each in (*told.shown, *told.nearby))
     assert replay.demonstrated_rows().shape[1] == lengths and replay.steps >= lengths + 69
 
 

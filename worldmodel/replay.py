@@ -128,11 +128,17 @@ class Replay:
         self._push(envs, observation, quantities)
 
     def insert(
-        self, env: int, seen: Observation, action: Float[Tensor, "T A"], reward: Float[Tensor, " T"], shown: Tensor
+        self,
+        env: int,
+        seen: Observation,
+        action: Float[Tensor, "T A"],
+        reward: Float[Tensor, " T"],
+        shown: Tensor,
+        planned: Float[Tensor, "T P"] | None = None,
     ) -> None:
         """Store a whole episode of T steps, with T + 1 observations, in an environment's ring; truncated.
 
-        `shown` (T,) bool: whether an expert took the step.
+        `shown` (T,) bool: whether an expert took the step. `planned`: what it wanted, if not what was done.
         """
         rows = (self.head[env] + 1 + torch.arange(len(seen))) % self.rows
         whole, at, self._shown = (torch.full_like(rows, env), rows), (env, rows[:-1]), None
@@ -142,6 +148,8 @@ class Replay:
         self.was_planned[whole] = self.terminated[whole] = self.demonstrated[whole] = False
         self.final[whole] = rows == rows[-1]
         self.action[at], self.reward[at], self.demonstrated[at] = action, reward, shown
+        if planned is not None:
+            self.was_planned[at], self.planned_token[at] = True, planned
         self.head[env], self.filled[env] = rows[-1], min(int(self.filled[env]) + len(seen), self.rows)
 
     def rewarded(self) -> float:

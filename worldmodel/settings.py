@@ -150,7 +150,6 @@ class LearningConfig:
     modality_dropout: float = ranged(0.3, low=0, high=0.9)
     modality_consistency_coef: float = ranged(20.0, low=0)
     random_shift_px: int = ranged(4, low=0, high=32)
-    state_noise: float = ranged(0.0, low=0, high=1)
     contrastive_coef: float = ranged(0.5, low=0)
     losses: dict[str, float] = field(default_factory=dict)
 

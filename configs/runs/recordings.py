@@ -1,6 +1,6 @@
 """Recordings as memory (`data=`): what they say of the task, and their steps as the task's environment shows them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from configs.reporting import say
+from configs.runs.nearby import Nearby
 from configs.schema import TrainConfig
 from envs.arm import LAG, known, labels
 from envs.settings import ARM_TASKS, OWN, SOLVED, TaskConfig
 from envs.state_estimator import StateEstimator
+from policies.tokens.curves import Curve
 from robot.datasets import DatasetError
 from robot.recorded import INTERVENTION, REWARD, Episode, described, episodes_of, found, marks_of
 from robot.recording import SCENE
@@ -35,8 +37,10 @@ LOOKS = 25
 """How often a run on recordings alone looks at the episodes held out, unless set otherwise."""
 LEASH = 100.0
 """How near a search stays to the policy (`planner.anchor`) unless set otherwise: what nobody did has no value."""
-TOKEN_S = 4 / 30
+TOKEN_S = 1 / 30
 """How long a token lasts unless set otherwise, in seconds."""
+HOLD_S, REST_RAD_S = 0.7, 0.1
+"""For how long an arm that rests at a successful episode's end is taken to stay there; the joints' speeds at rest."""
 
 
 def adapted(keys: dict, given: Collection[str]) -> dict:
@@ -109,7 +113,8 @@ class Shown:
     """A recorded episode as the task's environment would have shown it: T steps, T + 1 observations.
 
     `action` (T, A), `reward` (T,), `imitated` (T,): whether the policy is to do likewise. `before` (T, 6): the joint
-    targets in rad before each step. `done` (T,): whether the task was done after it; None if nothing says so.
+    targets in rad before each step. `done` (T,): whether the task was done after it; None if nothing says so. `wanted`
+    (T, P): the tokens to imitate, if not what was done.
     """
 
     episode: Episode
@@ -119,16 +124,21 @@ class Shown:
     imitated: Tensor
     before: np.ndarray
     done: np.ndarray | None
+    wanted: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """The recordings of a run, of which `held` are not learned from. `targets`: from actions to joint targets."""
+    """The recordings of a run, of which `held` are not learned from. `targets`: from actions to joint targets.
+
+    `nearby`: copies of those learned from, as they might have been.
+    """
 
     shown: list[Shown]
     held: list[Shown]
     targets: Targets
     decode_seconds: float
+    nearby: Sequence[Shown] = ()
 
     @property
     def longest(self) -> int:
@@ -148,8 +158,8 @@ class Recordings:
     def fill(self, replay: Replay, model: WorldModel) -> None:
         """Store the episodes to learn from in a replay, evenly in its environments' rings; show `model` the states."""
         rings = len(replay.head)
-        for i, each in enumerate(self.shown):
-            replay.insert(i % rings, each.observation, each.action, each.reward, each.imitated)
+        for i, each in enumerate((*self.shown, *self.nearby)):
+            replay.insert(i % rings, each.observation, each.action, each.reward, each.imitated, each.wanted)
             model.observe(each.observation)
 
 
@@ -169,7 +179,48 @@ def recorded(config: TrainConfig, senses: Shapes) -> Recordings:
     say(
         f"{len(kept)} recorded episodes to learn from, {len(held)} held out; decoding took {whole.decode_seconds:.1f} s"
     )
-    return replace(whole, shown=kept, held=[shown[i] for i in sorted(held)])
+    kept = [_held_still(each, whole.targets, config.task.arm.control_hz) for each in kept]
+    nearby = [] if [*senses] != [STATE_KEY] else _nearby(config, kept)  # of frames there are no copies
+    return replace(whole, shown=kept, held=[shown[i] for i in sorted(held)], nearby=nearby)
+
+
+def _held_still(each: Shown, targets: Targets, hz: float) -> Shown:
+    """Return an episode that goes on for HOLD_S at its end, if the task is done there and the arm rests."""
+    count, goal = round(HOLD_S * hz), targets.next(each.before[-1], each.action[-1].numpy())
+    if each.done is None or not each.done[-1] or np.abs(goal - each.before[-1]).max() > REST_RAD_S / hz:
+        return each
+
+    def more(x: Tensor) -> Tensor:
+        return torch.cat([x, x[-1:].expand(count, *x.shape[1:])])
+
+    still = torch.from_numpy(targets.action(goal, goal)).float().expand(count, -1)
+    return replace(
+        each,
+        observation=each.observation.map(more),
+        action=torch.cat([each.action, still]),
+        reward=more(each.reward),
+        imitated=more(each.imitated),
+        before=np.concatenate([each.before, np.tile(goal, (count, 1))]),
+        done=np.append(each.done, np.ones(count, bool)),
+    )
+
+
+def _nearby(config: TrainConfig, kept: Collection[Shown]) -> list[Shown]:
+    """Return `config.copies` of each episode that is imitated throughout (`configs.runs.nearby`)."""
+    arm, rng, copies = config.task.arm, np.random.default_rng([config.seed, 8]), []
+    with closing(StateEstimator(config.task)) as estimator:
+        estimator.lay_out(0)
+        wanted = labels(known(so101.components(config.task.name), arm.state))
+        made = Nearby(wanted, estimator, arm.control_hz, Curve.of_token(config.model.token, len(JOINTS)))
+        for each in kept:
+            if not bool(each.imitated.all()):
+                continue
+            goals = np.stack([made.targets.next(*step) for step in zip(each.before, each.action.numpy(), strict=True)])
+            for _ in range(config.copies):
+                state, action, token = made.copy(each.observation.values[STATE_KEY].numpy(), each.before, goals, rng)
+                seen = each.observation.with_values({STATE_KEY: state})
+                copies.append(replace(each, observation=seen, action=action, wanted=token))
+    return copies
 
 
 def as_recordings(task: TaskConfig, senses: Shapes, data: Collection[str], cache_gb: float) -> Recordings:

@@ -6,9 +6,7 @@ import torch
 
 from policies.training.trainer import EpisodeEnd, Trainer
 from worldmodel.losses import Batch
-from worldmodel.observation import Observation
 from worldmodel.replay import Window
-from worldmodel.senses import STATE_KEY
 
 
 class OfflineTrainer(Trainer):
@@ -36,7 +34,7 @@ class OfflineTrainer(Trainer):
         return dict(zip(self.learner.metric_names, means[:-1], strict=True))
 
     def _batch(self, window: Window) -> Batch:
-        batch = super()._batch(replace(window, seen=self._blurred(window.seen)))
+        batch = super()._batch(window)
         shown = batch.demonstrated.bool()
         if bool(shown.all()):
             return batch
@@ -45,12 +43,3 @@ class OfflineTrainer(Trainer):
             own = model.policy(model.encode(batch.seen.map(lambda x: x[0]))).mode
         token = torch.where(shown.unsqueeze(1), batch.planned_token, model.token(own, model.starts(batch.token[0])))
         return replace(batch, planned_token=token, demonstrated=torch.ones_like(batch.demonstrated))
-
-    def _blurred(self, seen: Observation) -> Observation:
-        """Add noise to the states with which windows begin: a policy meets states near those that were recorded."""
-        noise, normaliser = self.learner.config.state_noise, self.learner.model.normaliser
-        if not noise or STATE_KEY not in seen.values:
-            return seen
-        state = seen.values[STATE_KEY].clone()
-        state[0] += noise / normaliser.scale.cpu() * torch.randn(state[0].shape, generator=self.generator)
-        return seen.with_values({STATE_KEY: state})
