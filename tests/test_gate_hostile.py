@@ -204,7 +204,7 @@ def ordeal(rng, kinds: set) -> int:
     return released
 
 
-ELSEWHERE = {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP}
+ELSEWHERE = {FaultKind.DRIVER, FaultKind.PLANNER, FaultKind.BLIND, FaultKind.STOP, FaultKind.STUCK}
 """What others report to the gate. An arm that follows is never stalled (tests/test_gate.py)."""
 
 

@@ -114,7 +114,7 @@ def test_any_bytes_are_a_valid_message_or_refused_in_one_line(message, changes):
 def body(**changes) -> bytes:
     """An answer's body with other metadata or arrays (None: without)."""
     given = {"type": "Answer", "number": 7, "plan_ms": 1.5, "length": 2, "actions": ANSWER.actions}
-    given |= {"rung": "", "why": "", "gauges": ANSWER.gauges}
+    given |= {"rung": "", "why": "", "choices": "", "gauges": ANSWER.gauges}
     given = {k: v for k, v in (given | {"tokens": ANSWER.tokens} | changes).items() if v is not None}
     tensors = {k: v for k, v in given.items() if isinstance(v, np.ndarray)}
     return save(tensors, {"message": json.dumps({k: v for k, v in given.items() if k not in tensors})})
