@@ -223,6 +223,9 @@ def explain(error: Exception, name: str) -> str:
     if found := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         return _no_choice(*found.groups())
     line, argument = in_one_line(error).partition(" See https://")[0], getattr(error, "override", None) or ""
+    key = argument.partition("=")[0].lstrip("+~")
+    if re.fullmatch(r"[\w.]+", key) and key not in {*keys(name), *GROUPS} and not key.startswith("hydra."):
+        return unknown(key, list(keys(name)))
     return line if argument in line else f"{argument}: {line}"
 
 

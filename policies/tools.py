@@ -142,7 +142,9 @@ class Asker:
         self._until = self._clock() + self._timeout_s
         numbered = ", ".join(f"{number}: {each}" for number, each in enumerate(choices, 1))
         self._say(f"{question} {numbered}; within {self._timeout_s:g} s")
-        if sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
+            self._say("(no terminal to answer at: only a page, viewer=web, or Python can)")
+        else:
             threading.Thread(target=self._read, daemon=True).start()
 
     def answer(self, number: int) -> bool:
@@ -164,3 +166,5 @@ class Asker:
             line = sys.stdin.readline()
             if not line or (line.strip().isdecimal() and self.answer(int(line))):
                 return
+            if self.question:
+                self._say(f"{line.strip()!r}: a number from 1 to {len(self.choices)}")

@@ -221,6 +221,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
     ("argument", "line"),
     [
         ("stepz=100", r"^stepz: no such key; did you mean steps\?$"),
+        ("stepz=a > 0", r"^stepz: no such key; did you mean steps\?$"),
         ("task=cartpole-swingop", r"^task.name=cartpole-swingop: no such task; close to it: cartpole-swingup"),
         ("cartpole-swingup", r"^Error parsing override 'cartpole-swingup' missing EQUAL"),
         ("image_size=32", r"image_size"),

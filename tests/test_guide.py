@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def test_an_artefact_of_another_checkpoint_damaged_or_foreign_is_refused_in_one_
         ((folder / SPEC).unlink, "missing"),
         (lambda: folder.rename(tmp_path / "away"), "no such folder"),
     ):
+        shutil.rmtree(folder, ignore_errors=True)
         save_guidance(folder, guidance, spec)
         change()
         with pytest.raises(FolderError, match=says) as refused:
@@ -92,9 +94,10 @@ def test_an_artefact_of_another_checkpoint_damaged_or_foreign_is_refused_in_one_
         assert "\n" not in str(refused.value) and str(folder) in str(refused.value)
     assert other.checkpoint != spec.checkpoint
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(FileExistsError, match="no guidance"):
-        save_guidance(tmp_path / "mine", guidance, spec)
+    save_guidance(tmp_path / "mine", guidance, spec)
+    for taken, says in ((tmp_path / "mine", "already there"), (tmp_path / "mine" / SPEC / "g", "is no folder")):
+        with pytest.raises(FileExistsError, match=says):
+            save_guidance(taken, guidance, spec)
 
 
 UNITS = {"tip.x": "m", "tip.y": "m", "speed": "m/s", "cos[0]": "", "torso_height": "m"}
@@ -212,7 +215,11 @@ def test_examples_become_what_the_good_ones_agree_on(memory, tmp_path):
         compiling.alike(memory.quantities[good[:3]], memory.probes(), memory)
     with pytest.raises(UserError, match="agree on no quantity"):
         compiling.alike(memory.quantities[::7], memory.probes(), memory)
-    for text, says in (("1, 2, fine", "episode, step, good or bad"), ("99, 2, good", "episodes 0 to 9")):
+    for text, says in (
+        ("1, 2, fine", "episode, step, good or bad"),
+        ("ep,st,g", "episode, step, good or bad"),
+        ("99, 2, good", "episodes 0 to 9"),
+    ):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(UserError, match=rf"bad\.csv: line 1.*{says}"):
             compiling.read_examples(str(tmp_path / "bad.csv"), memory)

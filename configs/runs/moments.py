@@ -49,6 +49,8 @@ def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -
     """
     agent, seed = evaluation.agent(True), evaluation.config.seed
     with closing(evaluation.episodes(render=True)) as episodes:
+        if step >= episodes.limit:
+            raise UserError(f"step={step}: episode {episode} has {episodes.limit} steps at most")
         batch, of = divmod(episode, episodes.env.num_envs)
         most = episodes.env.num_envs
         for before in range(batch):  # what is drawn for a plan depends on all plans before

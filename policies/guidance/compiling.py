@@ -185,10 +185,12 @@ def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int
         try:
             if found:
                 rows[found[3]].append(moment(memory, int(found[1]), int(found[2])))
-            elif at > 1 or re.search(r"\d", line):  # the first may be a heading
+            elif at > 1 or not line.lower().startswith("episode"):  # a heading
                 raise UserError(f"'{line.strip()}': episode, step, good or bad, e.g. 3, 120, good")
         except UserError as error:
             raise UserError(f"{key}: line {at}: {error}") from error
+    if len(rows["good"]) < EXAMPLES:
+        raise UserError(f"{key}: good moments: {len(rows['good'])}; at least {EXAMPLES}")
     good, bad = (torch.tensor(rows[kind], dtype=torch.long) for kind in ("good", "bad"))
     return good, bad
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from policies.storage.checkpoint import MODEL, read_tensors, write_tensors
 from policies.storage.folders import (
     FORMAT,
-    MANIFEST,
     FolderError,
     check_folder,
     check_format,
@@ -66,11 +66,12 @@ def sum_of_model(checkpoint: Path) -> str:
 
 
 def check_place(folder: Path) -> None:
-    """Raise FileExistsError if `folder` exists and is neither empty nor a guidance's."""
-    if folder.exists() and not (
-        folder.is_dir() and {p.name for p in folder.iterdir()} <= {SPEC, TENSORS, MANIFEST, "guidance.png"}
-    ):
-        raise FileExistsError(f"{folder}: already there, and no guidance; give a new folder")
+    """Raise FileExistsError if `folder` exists and is not empty, or if there cannot be a folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: already there; give a new folder")
+    within = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not within.is_dir() or not os.access(within, os.W_OK | os.X_OK):
+        raise FileExistsError(f"{folder}: {within} is no folder that can be written to; give another")
 
 
 def save_guidance(folder: Path, guidance: Guidance, spec: GuidanceSpec) -> None:
