@@ -246,10 +246,8 @@ class Why:
         """Say in a line what sets a plan apart from the chosen one."""
         if k == 0:
             return ""
-        value = total[k] - reward[k]
-        parts = (
-            f"{float(total[k]):+.3g}: {float(reward[k]):+.3g} by rewards, {float(value):+.3g} by the value at its end"
-        )
+        whole, by_rewards, by_value = (round(float(x), 6) for x in (total[k], reward[k], total[k] - reward[k]))
+        parts = f"{whole:+.3g}: {by_rewards:+.3g} by rewards, {by_value:+.3g} by the value at its end"
         if not (probes := self.explainer.probes).names:
             return parts
         read = probes(last[:, : self.explainer.model.config.latent])
