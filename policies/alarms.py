@@ -214,16 +214,16 @@ def check_count(good: int, played: int, rate: float) -> None:
         raise UserError(f"{good} good episodes of {played}: at least {least} for a rate of {rate:g}")
 
 
-class Told(NamedTuple):
+class Notice(NamedTuple):
     """What a robot is told of a decision besides the plan.
 
     `rung`: what it is to do instead, "" for nothing; `why`: what was done, or is asked, in a line; `gauges`: the
     newest, G = 0 as long as they are not all known; `choices`: the answers to what is asked.
     """
 
-    rung: str
-    why: str
-    gauges: Float[np.ndarray, " G"]
+    rung: str = ""
+    why: str = ""
+    gauges: Float[np.ndarray, " G"] = np.zeros(0, np.float32)
     choices: tuple[str, ...] = ()
 
 
@@ -297,12 +297,12 @@ class Watch:
         elif rests and len(self._imagined):
             self._imagined[0] = torch.nan
 
-    def decided(self, agent: Agent) -> Told:
+    def decided(self, agent: Agent) -> Notice:
         """Read what the agent decided there, and return what to tell the robot."""
         if agent.planner is not None:
             self.read(agent, torch.ones(1, dtype=torch.bool))
         newest = np.array(self._running[0][-1:], np.float32).reshape(-1)
-        return Told("", "", newest if np.isfinite(newest).all() else newest[:0])
+        return Notice(gauges=newest) if np.isfinite(newest).all() else Notice()
 
     def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
         """Return the values of one gauge, one array for each episode."""

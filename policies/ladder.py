@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.alarms import GAUGES, Alarms, Told, Watch
+from policies.alarms import GAUGES, Alarms, Notice, Watch
 from policies.tools import Tool
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.guidance import Guidance
@@ -110,7 +109,7 @@ class Ladder(Watch):
         self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
         self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
         self.steps: list[Rung] = []
-        self._told = 0
+        self._noted = 0
         self._cases: list[_Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
         self._gain = self._offset = torch.zeros(0)
@@ -197,15 +196,15 @@ class Ladder(Watch):
             case.rung = ""
             self._restart(0)
 
-    def decided(self, agent: Agent) -> Told:
+    def decided(self, agent: Agent) -> Notice:
         """Read what was decided and take the rungs that are due, as `Watch` does."""
         case = self._cases[0]
-        told = super().decided(agent) if case.rung not in (ASK, STOP) else Told("", "", np.zeros(0, np.float32))
-        why = "; ".join(f"{step.rung}: {step.why}" for step in self.steps[self._told :])
-        self._told = len(self.steps)
+        notice = super().decided(agent) if case.rung not in (ASK, STOP) else Notice()
+        why = "; ".join(f"{step.rung}: {step.why}" for step in self.steps[self._noted :])
+        self._noted = len(self.steps)
         if case.rung == ASK:
-            return Told(ASK, case.question, told.gauges, self.choices)
-        return told._replace(rung=case.rung if case.rung in CARRIED else "", why=why)
+            return Notice(ASK, case.question, notice.gauges, self.choices)
+        return notice._replace(rung=case.rung if case.rung in CARRIED else "", why=why)
 
     def read(self, agent: Agent, due: Bool[Tensor, " B"]) -> None:
         """Read the gauges, and take the rungs that are due."""

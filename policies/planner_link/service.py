@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from policies.agent import Agent, Totals
-from policies.alarms import Told, Watch
+from policies.alarms import Notice, Watch
 from policies.planner_link.messages import (
     Answer,
     Begin,
@@ -89,22 +89,22 @@ class PlannerService:
         deadline = began + self._deadline_ms / 1000 if self._deadline_ms else None
         if self.agent.trace is not None:
             self.agent.trace.place = lambda: ([question.episode], [question.frame])
-        watch, told = self._watch, Told("", "", np.zeros(0, np.float32))
+        watch, notice = self._watch, Notice()
         try:
             if watch is not None:
                 watch.ready(self.agent, question.episode != self._episode, question.fresh, question.reply)
                 self._episode = question.episode
             decision = self.agent.decide(self._observation(question), deadline=deadline)
             if watch is not None:
-                told = watch.decided(self.agent)
+                notice = watch.decided(self.agent)
         except (UserError, PlanFault) as fault:
             return Refusal.of(fault)
         tokens, length = decision.plan(0).numpy(), self.agent.curve.length
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         plan_ms = 1000 * (time.perf_counter() - began)
-        choices = json.dumps(told.choices, ensure_ascii=False) if told.choices else ""
+        choices = json.dumps(notice.choices, ensure_ascii=False) if notice.choices else ""
         return Answer(
-            question.number, plan_ms, length, actions, tokens, told.rung, one_line(told.why), choices, told.gauges
+            question.number, plan_ms, length, actions, tokens, notice.rung, one_line(notice.why), choices, notice.gauges
         )
 
     def serve(self, listener: socket.socket) -> None:
