@@ -137,8 +137,7 @@ class EvaluateConfig(MachineConfig):
 
     `video_episodes`: of EXTREMES, what the video is to show. `planner`: the planner settings to override; those that
     are None keep the checkpoint's value. `drop_senses`: senses that fail from control step `drop_at_step` of each
-    episode on. `instruction`: replaces the task's own. `paraphrases`: each episode words its task differently, in
-    paraphrases never used in training. `quantities`: those to report. `fault`: what breaks in each episode.
+    episode on. `instruction`: replaces the task's own. `quantities`: those to report. `fault`: what breaks.
     `calibrate`: episodes from which to make its alarms, so that a share `false_alarms` of good ones raises one; else 0.
     `ladder`: act on them (`policies.ladder`), with these `tools`. `on_task`: replaces the checkpoint's task, on the
     same arm. `data`: recordings to judge it by, without episodes.
@@ -153,7 +152,6 @@ class EvaluateConfig(MachineConfig):
     drop_senses: tuple[str, ...] = ()
     drop_at_step: int = ranged(0, low=0)
     instruction: str = ""
-    paraphrases: bool = False
     randomise: Variation = field(default_factory=Variation)
     planner: dict = field(default_factory=lambda: {f.name: None for f in fields(PlannerConfig)})
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
@@ -189,8 +187,6 @@ class EvaluateConfig(MachineConfig):
             raise UserError(f"drop_at_step={self.drop_at_step}: only with drop_senses=, those that fail then")
         if self.instruction:
             check_sentence(self.instruction, "instruction")
-        if self.instruction and self.paraphrases:
-            raise UserError("instruction=, paraphrases=true: one of them")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
-"""Task settings, and each task's instruction, with paraphrases that no agent is ever trained on.
+"""Task settings, and each task's instruction. Must not import torch or Gymnasium: commands read it to print help."""
 
-Must not import torch or Gymnasium: commands read it to print help.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from envs import suite
 from policies.settings import Wish
@@ -14,9 +11,6 @@ from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import check, check_ranges, one_of, ranged
-
-if TYPE_CHECKING:
-    import gymnasium
 
 NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
 """Every task name: the suite's and the arm's."""
@@ -236,55 +230,3 @@ class FaultConfig:
         check_ranges("fault.", self)
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
-
-
-def instruct(envs: "Sequence[gymnasium.Env]", task: TaskConfig, instruction: str, first: int = 0) -> None:
-    """Set the instruction of a task's environments; if it is empty, give each a paraphrase of its task in turn.
-
-    `first` is the number of the first environment, at which the count of the paraphrases starts.
-
-    Raises:
-        ValueError: if `instruction` is empty and a task has no paraphrases.
-    """
-    if lacking := [part.name for part in task.parts if not instruction and part.name not in PARAPHRASES]:
-        raise UserError(f"paraphrases=true: there are none of {', '.join(lacking)}; of {', '.join(PARAPHRASES)}")
-    for number, env in enumerate(envs, first):
-        turn = number // len(task.parts)  # so that every task goes through all its paraphrases
-        for name, part in getattr(env, "parts", {task.name: env}).items():
-            words = instruction or PARAPHRASES[name][turn % len(PARAPHRASES[name])]
-            part.set_wrapper_attr("instruction", words)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(text.split()).split("; "))
-
-
-PARAPHRASES: dict[str, tuple[str, ...]] = {
-    "walker-stand": _parts(
-        """
-        stand still; stay on your feet; get up and keep standing; hold your body upright; remain standing; keep your
-        balance and stay where you are; stand tall without moving; rise to your feet and stay there; do not go
-        anywhere, just stand; keep upright in one place; stop and stand; balance on both legs; please stand up; hold
-        a standing position; stay upright; straighten up and hold still; stand in place; be still on two legs; keep
-        your torso vertical and your feet planted; maintain a standing posture
-        """
-    ),
-    "walker-walk": _parts(
-        """
-        stroll ahead; go for a walk; take steps forward at an easy pace; move forward at walking speed; walk
-        straight on; step forward steadily; amble along; please walk; keep walking; march ahead calmly; proceed on
-        foot without hurrying; walk ahead at a gentle pace; advance slowly, one step after another; stride forward;
-        make your way forward on foot; pace forward; move ahead slowly; walk at a normal speed; take a leisurely
-        walk; go forward step by step
-        """
-    ),
-    "walker-run": _parts(
-        """
-        sprint; jog as fast as possible; run ahead at full speed; dash forward; race ahead; go as fast as you can;
-        hurry forward at top speed; keep running; please run; move forward very fast; bolt straight ahead; rush
-        ahead; sprint forward; gallop along; speed up and run; run quickly; charge ahead; go forward at a run; tear
-        along as quickly as possible; take off running
-        """
-    ),
-}
-"""Paraphrases for evaluating an agent, by task name; never to be trained on."""

@@ -7,8 +7,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from envs.settings import ARM_TASKS, CHARACTERS, INSTRUCTIONS, NAMES, PARAPHRASES, TaskConfig, check_sentence
+from configs.runs.guiding import LIBRARIES
+from envs.settings import ARM_TASKS, CHARACTERS, INSTRUCTIONS, NAMES, TaskConfig, check_sentence
 from envs.suite import BY_NAME
+from policies.guidance.wishes import read_library
 from policies.text_encoder import Words, recognised
 
 
@@ -19,13 +21,14 @@ def words():
 
 @pytest.fixture(scope="module")
 def paraphrases(words):
-    """The paraphrases' vectors (3, 20, T), and their tasks' sentences' (3, T)."""
-    said = torch.stack([words.encode(sentences) for sentences in PARAPHRASES.values()])
-    return said, words.encode([INSTRUCTIONS[name] for name in PARAPHRASES])
+    """The vectors (3, 18, T) of the walker's guidances to stand, walk and run in other words; the sentences' (3, T)."""
+    entries = read_library(LIBRARIES / "walker.yaml")[:3]
+    said = torch.stack([words.encode(entry.paraphrases) for entry in entries])
+    return said, words.encode([INSTRUCTIONS[f"walker-{name}"] for name in ("stand", "walk", "run")])
 
 
 def test_a_sentence_has_one_vector_alone_or_among_others_now_or_later(words):
-    sentences = [*INSTRUCTIONS.values(), *sum(PARAPHRASES.values(), ())]
+    sentences = [*INSTRUCTIONS.values()]
     together = words.encode(sentences)
     alone = torch.cat([Words().encode([text]) for text in sentences[:3]])
     assert together.shape == (len(sentences), words.size)
@@ -49,8 +52,8 @@ def test_a_sentence_of_the_training_is_recognised_as_itself_and_its_paraphrases_
     said, tasks = paraphrases
     torch.testing.assert_close(recognised(tasks, tasks), tasks, atol=1e-6, rtol=0)
     found = recognised(said.flatten(0, 1), tasks)
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(60))
-    alike = (found @ tasks.T).unflatten(0, (3, 20))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(54))
+    alike = (found @ tasks.T).unflatten(0, (3, 18))
     own = alike.diagonal(dim1=0, dim2=2)
     assert (own > 0.9).float().mean() >= 0.9
     assert (alike.argmax(-1) == torch.arange(3)[:, None]).float().mean() >= 0.95

@@ -31,19 +31,12 @@ def side_by_side(deadline_ms: float) -> int:
 class EvaluationEpisodes:
     """The `count` episodes of an evaluation, played in batches of at most `together` environments in this process.
 
-    Each episode depends only on the seed and its number, not on the batches. `ready(envs, first)` is called before each
-    batch with its environments and the number of its first episode. `settings`: further arguments of `make_vector`.
+    Each episode depends only on the seed and its number, not on the batches. `settings`: further arguments of
+    `make_vector`.
     """
 
-    def __init__(
-        self,
-        task: TaskConfig,
-        count: int,
-        together: int = TOGETHER,
-        ready: Callable[[Sequence[Env], int], None] | None = None,
-        **settings,
-    ):
-        self.task, self.count, self.ready = task, count, ready
+    def __init__(self, task: TaskConfig, count: int, together: int = TOGETHER, **settings):
+        self.task, self.count = task, count
         env = make_vector(task, min(count, together), processes=False, **settings)
         assert isinstance(env, SyncVectorEnv)
         self.env = env
@@ -66,8 +59,6 @@ class EvaluationEpisodes:
         """Play all episodes, and keep the quantities `named`; `tick` is called at each step of each batch.
 
         `watch` reads the agent's gauges.
-
-        Raises whatever `ready` raises.
         """
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
@@ -82,8 +73,6 @@ class EvaluationEpisodes:
             from envs.wrappers import take_turns
 
             take_turns(env.envs, first)
-        if self.ready is not None:
-            self.ready(env.envs, first)
         return env
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
 from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
-from envs.settings import instruct
 from envs.vector import watched
 from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
@@ -128,7 +127,6 @@ class Evaluation:
             "drop_senses": list(config.drop_senses),
             "drop_at_step": config.drop_at_step,
             "instruction": config.instruction,
-            "paraphrases": config.paraphrases,
             "env_steps": spec.env_steps,
             **outcome(planned, alone),
             "return_interval": interval(planned),
@@ -247,9 +245,10 @@ class Evaluation:
         together = together or side_by_side(self.planner.deadline_ms)
         settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop, "render": render}
         settings["fault"] = self.config.fault
-        return EvaluationEpisodes(
-            self.loaded.task, self.config.calibrate or self.config.episodes, together, self._instruct, **settings
-        )
+        count = self.config.calibrate or self.config.episodes
+        episodes = EvaluationEpisodes(self.loaded.task, count, together, **settings)
+        self._instruct(episodes.env.envs)
+        return episodes
 
     def _episodes(self, folder: Path, watch: Watch | None) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
         """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`.
@@ -304,10 +303,11 @@ class Evaluation:
         self._instruct([env])
         return env
 
-    def _instruct(self, envs: Sequence[Env], first: int = 0) -> None:
-        """Replace the environments' instructions if the settings say so; `first`: the number of the first episode."""
-        if self.config.instruction or self.config.paraphrases:
-            instruct(envs, self.loaded.task, self.config.instruction, first)
+    def _instruct(self, envs: Sequence[Env]) -> None:
+        """Replace the environments' instructions if the settings say so."""
+        for env in envs if self.config.instruction else ():
+            for part in getattr(env, "parts", {"": env}).values():
+                part.set_wrapper_attr("instruction", self.config.instruction)
 
     def _check_spaces(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""
@@ -333,5 +333,5 @@ def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
     if dropped and {name for name in known if name != LANGUAGE_NAME} <= dropped:
         but = ", words do not count" if LANGUAGE_NAME in known else ""
         raise ConfigError(f"{given}: some of what it perceives, {', '.join(known)}; not all{but}")
-    if (config.instruction or config.paraphrases) and LANGUAGE_NAME not in known:
-        raise ConfigError("instruction=, paraphrases=: only for a checkpoint with senses=[...,language]")
+    if config.instruction and LANGUAGE_NAME not in known:
+        raise ConfigError("instruction=: only for a checkpoint with senses=[...,language]")
