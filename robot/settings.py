@@ -298,17 +298,11 @@ def unused(config, names: str, why: str) -> None:
             raise UserError(f"{name}={str(value).lower() if isinstance(value, bool) else value}: {why}")
 
 
-def planner_address(text: str, key: str) -> str | int:
-    """Return the address `text` of a planner: the path of a Unix socket, or the port in localhost:<port>.
-
-    Raises UserError, naming the key, for another machine: the connection is neither encrypted nor authenticated.
-    """
-    host, colon, port = text.rpartition(":")
-    if text and not colon:
-        return str(Path(text).expanduser())
-    if host not in ("localhost", "127.0.0.1") or not port.isdecimal() or int(port) > 65535:
-        raise UserError(f"{key}={text}: a Unix socket or localhost:<port>; ssh -L brings one here from another machine")
-    return int(port)
+def planner_address(text: str, key: str) -> str:
+    """Return the path of a planner's Unix socket. Raises UserError, naming the key, for another machine's address."""
+    if not text or ":" in text:
+        raise UserError(f"{key}={text}: a Unix socket; ssh -L brings one here from another machine")
+    return str(Path(text).expanduser())
 
 
 def port_of_twin(port_file: Path) -> str:

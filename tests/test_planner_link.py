@@ -59,14 +59,13 @@ def echo(toys):
     return service
 
 
-@pytest.fixture(params=["socket", "port"])
-def address(request, echo, tmp_path):
+@pytest.fixture
+def address(echo, tmp_path):
     """Where the service listens."""
-    with listening(0 if request.param == "port" else str(tmp_path / "folder" / "planner.sock")) as listener:
+    with listening(str(tmp_path / "folder" / "planner.sock")) as listener:
         thread = threading.Thread(target=echo.serve, args=(listener,))
         thread.start()
-        name = listener.getsockname()
-        yield name if isinstance(name, str) else name[1]
+        yield listener.getsockname()
         echo.close()
         echo.close()  # as a second Ctrl-C does
         thread.join(WAIT_S)

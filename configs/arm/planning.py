@@ -108,9 +108,8 @@ def serve(config: ServeConfig, _folder: Path) -> dict:
     own = config.seed, config.device, config.threads, config.planner, config.guidance
     with listening(planner_address(config.address, "address")) as listener:
         service = planner_service(Path(config.checkpoint), *own, say)
-        name = listener.getsockname()
         with handled(lambda *_: service.close()):
-            say(f"planning for {service.settings.task} at {name if isinstance(name, str) else f'localhost:{name[1]}'}")
+            say(f"planning for {service.settings.task} at {listener.getsockname()}")
             service.serve(listener)
     return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 

@@ -171,14 +171,12 @@ def _reply[T: Message](sock: socket.socket, kind: type[T], deadline: float | Non
     return reply
 
 
-def reach(address: str | int) -> socket.socket:
-    """Connect to the path of a Unix socket, or to a port of 127.0.0.1. Raises ConnectionError."""
-    sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+def reach(path: str) -> socket.socket:
+    """Connect to a Unix socket. Raises ConnectionError."""
+    sock = socket.socket(socket.AF_UNIX)
     try:
-        if isinstance(address, int):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+        sock.connect(path)
     except OSError as error:
         sock.close()
-        raise ConnectionError(f"no planner at {address}: {error.strerror or error}") from error
+        raise ConnectionError(f"no planner at {path}: {error.strerror or error}") from error
     return sock

@@ -199,15 +199,11 @@ class PlannerService:
 
 
 @contextmanager
-def listening(address: str | int) -> Iterator[socket.socket]:
-    """Listen at the path of a Unix socket, which only this user can reach, or at a port of 127.0.0.1 (0: any free one).
+def listening(address: str) -> Iterator[socket.socket]:
+    """Listen at the path of a Unix socket, which only this user can reach.
 
     Raises UserError if others may enter the socket's folder, or if another planner listens there; OSError.
     """
-    if isinstance(address, int):
-        with socket.create_server(("127.0.0.1", address)) as listener:
-            yield listener
-        return
     path = Path(address)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_mode & 0o077:
