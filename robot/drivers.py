@@ -5,7 +5,6 @@ A policy's is in `configs.arm.recording`: it needs the environments' observation
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,27 +12,24 @@ from typing import Any
 import numpy as np
 from lerobot.teleoperators import Teleoperator
 
-from policies.ladder import ASK, BACK_OFF, STOP
+from policies.ladder import ASK
 from policies.planner_link.client import PlannerClient
 from policies.planner_link.messages import Answer
 from policies.tools import Asker
 from robot.cameras import CameraBuffer
 from robot.loop import Driver, Reading
+from robot.rungs import Rungs
 from robot.safety.stops import FaultKind
 from robot.so101 import SO101Sim
 from robot.ticks import percentiles
 from sim.so101.experts import EXPERTS, Expert, Unreachable
-from sim.so101.joints import JOINTS, Targets, Units
+from sim.so101.joints import Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
 HOLD_S = 0.3
 """How long an episode continues after the expert is done, so that the arm can arrive."""
 TAIL_S = 0.2
 """How long the arm takes to come to rest past a curve's end."""
-BACK_S = 0.33
-"""For how long an arm backs off along the targets that it was sent last."""
-HELD_RAD, HELD_S, TRIES = 0.14, 0.2, 2
-"""A joint is held that for so long stays so far (more than it sags) from where it is sent; back-offs of an episode."""
 
 
 class DriverLost(RuntimeError):
@@ -243,15 +239,10 @@ class PlanFollower(Driver):
         self._asked: float | None = None  # when the pending question of this episode was
         self._from_rest = self._fresh = True
         self._next: Answer | None = None
-        self.waiting, self.alarm, self._stuck, self._asking, self.waited = False, "", "", False, 0
-        self._path: deque[np.ndarray] = deque(maxlen=1 + round(BACK_S * self._hz))  # the last targets sent
+        self.waiting, self.alarm, self.waited, self._rung = False, "", 0, Rungs(self._hz)
         self.gauges.append([])
-        self._back: list[np.ndarray] = []  # those still to be sent again, the next one last
         self.answer: Answer | None = None
         self.cameras.forget()
-        self._tries = 0
-        self._place: np.ndarray = np.zeros(6)
-        self._held_for: np.ndarray = np.zeros(6)  # control steps
 
     @property
     def started(self) -> bool:  # type: ignore[override]
@@ -264,12 +255,10 @@ class PlanFollower(Driver):
         self._late += reading.steps
         self._frame += reading.steps
         self._receive()
-        if self._backs_off and not self._back and (joint := self._held(reading, last)):
-            self._tries += 1
-            stops, why = self._tries > TRIES, f"{joint} does not go where it is sent; is it held, or against something?"
-            self._climb(STOP if stops else BACK_OFF, f"{STOP if stops else BACK_OFF}: {why}")
-        if self._back:
-            return self._back.pop()
+        if self._backs_off and not self._rung.back and (held := self._rung.held(reading, last)):
+            self._climb(*held)
+        if self._rung.back:
+            return self._rung.back.pop()
         if not self._track.left:
             if self._next is not None:
                 self.answer, self._next, self.waiting, self.alarm = self._next, None, False, ""
@@ -291,8 +280,8 @@ class PlanFollower(Driver):
         self.cameras.see(reading.observation, reading.steps)
         if why := self.planner.gone():
             return FaultKind.PLANNER, why
-        if self._stuck:
-            return FaultKind.STUCK, self._stuck
+        if self._rung.stuck:
+            return FaultKind.STUCK, self._rung.stuck
         if self.cameras.blind:
             through = ", ".join(self.cameras.names)
             return FaultKind.BLIND, f"nothing to be seen through {through}, and the checkpoint has no other sense"
@@ -300,21 +289,21 @@ class PlanFollower(Driver):
 
     def sent(self, target: np.ndarray) -> None:
         """Request the next curve if it is time to, now that the target (6,) has been sent."""
-        self._path.append(target)
+        self._rung.sent(target)
         if not self.planner.waiting:
             self._asked = None  # the planner was lost
-        reply = self._asker.poll() if self._asking and self._asker else ""
+        reply = self._asker.poll() if self._rung.asking and self._asker else ""
         if reply is None:
             self.waited += 1
             return
-        busy = self._back or self._stuck or self._asked is not None or self._next is not None
+        busy = self._rung.back or self._rung.stuck or self._asked is not None or self._next is not None
         if busy or self._track.left > self._lead:
             return
         state = self._estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
         if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
-            self._asked, self._late, self._asking = time.perf_counter(), -1, False
+            self._asked, self._late, self._rung.asking = time.perf_counter(), -1, False
             self._from_rest = self._track.still
 
     def _receive(self) -> None:
@@ -326,7 +315,7 @@ class PlanFollower(Driver):
         self.plans.round_ms.append(1000 * (time.perf_counter() - self._asked))
         self._asked, self._fresh = None, False
         self.gauges[-1].append(answer.gauges)
-        if self._back or self._stuck:  # it was asked for before that
+        if self._rung.back or self._rung.stuck:  # it was asked for before that
             return
         if answer.why:
             self._climb(answer.rung, answer.why)
@@ -336,23 +325,10 @@ class PlanFollower(Driver):
             self._next = answer
 
     def _climb(self, rung: str, why: str) -> None:
-        """Note and tell a rung, and begin it where the arm does: it backs off, rests to ask, or stops."""
+        """Note and report a rung, and begin it where the arm does (`robot.rungs`)."""
         self.alarm = why
         self.rungs.append({"episode": self._episode, "frame": self._frame, "why": why})
         self._say(f"episode {self._episode + 1}: {why}")
         if rung:
             self._track, self.waiting, self._next = TokenTrack(self._estimator.targets, self._hz), True, None
-            self._back = [*self._path][:-1] if rung == BACK_OFF else []
-            self._stuck, self._asking = why if rung == STOP else "", rung == ASK
-
-    def _held(self, reading: Reading, last: np.ndarray) -> str:
-        """Return the joint, but for the gripper, that is held, "" for none."""
-        moved = np.abs(reading.joints - self._place) > HELD_RAD / 4
-        off = np.abs(last - reading.joints) > HELD_RAD
-        self._place = np.where(moved, reading.joints, self._place)
-        self._held_for = np.where(off & ~moved, self._held_for + reading.steps, 0)
-        joint = int(np.argmax(self._held_for[:-1]))
-        if self._held_for[joint] < HELD_S * self._hz:
-            return ""
-        self._held_for = np.zeros(6)
-        return JOINTS[joint]
+            self._rung.take(rung, why)
