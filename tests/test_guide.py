@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.runs.guiding import LIBRARIES
 from envs.settings import TaskConfig
 from policies.guidance import compiling, wishes
 from policies.guidance.compiling import Memory
+from policies.guidance.judge import Judge
 from policies.guidance.storage import (
     SPEC,
     TENSORS,
@@ -23,10 +23,11 @@ from policies.guidance.storage import (
     save_guidance,
     sum_of_model,
 )
+from policies.settings import Wish
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, nearby
+from worldmodel.guidance import Fitted, Guidance, Head, Probes, closeness, nearby
 from worldmodel.guidance_fit import Remembered
 from worldmodel.settings import Term
 
@@ -260,50 +261,29 @@ def test_a_reward_is_read_from_the_latent_and_ordered_as_it_was(memory):
             compiling.rewarding(function, memory, "reward=m:f")
 
 
-UNSEEN = {
-    "walker": "please stand and hold still | walk along slowly | run like the wind | walk backwards slowly | fall down",
-    "reacher": "hand to the right | arm to the left | tip up to the top | down at the bottom | into the middle",
-    "cartpole": """
-        stay balanced in the middle of the rail; upright and centred, please; pole on top, middle position;
-        don't move away from the centre while balancing
-        | balance with the cart moved to the right; hold the pole vertical right of centre; right side, pole up;
-        travel rightwards, then balance there
-        | balance with the cart moved to the left; hold the pole vertical left of centre; left side, pole up;
-        travel leftwards, then balance there
-        | keep the pole at the bottom without swinging; the pole should hang motionless
-        | spin around fast; make the pole do cartwheels; rotate, rotate, rotate; keep the pole whirling
-    """,
-    "so101": """
-        hand to the left hand side; stretch left; turn towards the left
-        | hand to the right hand side; stretch right; turn towards the right
-        | stretch to the front; arm out in front; reach as far ahead as possible; forwards with the arm
-        | raise your hand into the air; higher; arm to the sky
-        | lay the arm down on the table; sink down; put the tip on the table
-        | spread your fingers; unclasp
-        | clutch it
-    """,
-}
-"""Paraphrases for each guidance of a library, in its order, which it does not have.
-
-Those for the cartpole and the SO-101 were written by somebody who had not read the library's, but only its sentences.
-"""
+def test_closeness_falls_with_the_distance_wherever_one_is_and_no_term_far_off_hides_the_others():
+    terms, spread = (Term("x", -0.1, 0.1), Term("y", 0.9)), torch.tensor([2.0, 2.0])
+    x = torch.linspace(0, 1.6, 20)
+    for y in (1.0, 0.5, -1.2):  # the last further off than y ever is
+        met = closeness(terms, torch.stack([x, torch.full_like(x, y)], -1), spread)
+        assert (met.diff() < 0).all() and met.min() >= 0
+    assert closeness(terms, torch.tensor([0.0, 1.0]), spread) == 1
+    assert closeness(terms, torch.tensor([2.0, -1.1]), spread) == pytest.approx(0.0, abs=0.02)
 
 
-def test_words_mean_the_librarys_nearest_as_a_set():
-    first = covered = size = count = 0
-    for domain, said in UNSEEN.items():
-        entries = wishes.read_library(LIBRARIES / f"{domain}.yaml")
-        groups = [[" ".join(text.split()) for text in group.split(";")] for group in said.split("|")]
-        each = [(entry, text) for entry, group in zip(entries, groups, strict=True) for text in group]
-        assert not {text for _, text in each} & {text for entry in entries for text in entry.texts}
-        for entry, text in each:
-            found = wishes.meant(text, entries)
-            first, covered, size = first + (found[0] == entry), covered + (entry in found), size + len(found)
-            count += 1
-        assert all(wishes.meant(text.upper() + ".", entries) == [e] for e in entries for text in e.texts)
-        with pytest.raises(UserError, match="like nothing in the library"):
-            wishes.meant("quarterly revenue spreadsheet", entries)
-    assert first >= 0.9 * count and covered >= 0.9 * count and size <= 1.5 * count
+def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
+    wishes = Wish("a", (Term("x", 0, 1, 2.0), Term("y", 0.5)), 0.75), Wish("b", (Term("y", high=2),), 0.25)
+    judge = Judge(wishes, ("y", "x"))
+    inside, outside, unknown = [1.0, 0.5], [2.5, 0.5], [np.nan, 0.5]
+    episode = np.array([outside] * 18 + [inside, outside], np.float32)
+    other = np.array([inside] * 9 + [unknown], np.float32)
+    assert judge.satisfied([episode, other]) == (0.25, [0.5, 0.25])
+    close = judge.closeness(torch.tensor([inside, outside, unknown]))
+    assert close[0, 0] == 1 and close[2].eq(0).all() and 0 < close[1, 1] < 1
+    total, each = judge.returns([other])
+    assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
+    with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
+        Judge([Wish("", (Term("z", 0),))], ("y", "x"))
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,9 @@ from configs.train import train
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.guidance import storage, wishes
-from policies.guidance.judge import Judge
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
-from policies.settings import GuidanceKeys, Wish
+from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
 from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
@@ -197,31 +196,6 @@ def evaluated(run, tmp_path, *words):
     """The summary of an evaluation with these keys."""
     keys = [f"checkpoint={run}", "compile=false", "episodes=2", *words]
     return Evaluation.begin(build(EvaluateConfig, composed("evaluate", keys))).run(tmp_path / "evaluation")
-
-
-def test_closeness_falls_with_the_distance_wherever_one_is_and_no_term_far_off_hides_the_others():
-    terms, spread = (Term("x", -0.1, 0.1), Term("y", 0.9)), torch.tensor([2.0, 2.0])
-    x = torch.linspace(0, 1.6, 20)
-    for y in (1.0, 0.5, -1.2):  # the last further off than y ever is
-        met = closeness(terms, torch.stack([x, torch.full_like(x, y)], -1), spread)
-        assert (met.diff() < 0).all() and met.min() >= 0
-    assert closeness(terms, torch.tensor([0.0, 1.0]), spread) == 1
-    assert closeness(terms, torch.tensor([2.0, -1.1]), spread) == pytest.approx(0.0, abs=0.02)
-
-
-def test_a_guidance_is_judged_by_what_was_true_in_the_last_tenth_of_each_episode():
-    wishes = Wish("a", (Term("x", 0, 1, 2.0), Term("y", 0.5)), 0.75), Wish("b", (Term("y", high=2),), 0.25)
-    judge = Judge(wishes, ("y", "x"))
-    inside, outside, unknown = [1.0, 0.5], [2.5, 0.5], [np.nan, 0.5]
-    episode = np.array([outside] * 18 + [inside, outside], np.float32)
-    other = np.array([inside] * 9 + [unknown], np.float32)
-    assert judge.satisfied([episode, other]) == (0.25, [0.5, 0.25])
-    close = judge.closeness(torch.tensor([inside, outside, unknown]))
-    assert close[0, 0] == 1 and close[2].eq(0).all() and 0 < close[1, 1] < 1
-    total, each = judge.returns([other])
-    assert total == pytest.approx(0.75 * each[0] + 0.25 * each[1]) and each[0] == pytest.approx(9.0)
-    with pytest.raises(UserError, match="guidance: z: no quantity here; there are y, x"):
-        Judge([Wish("", (Term("z", 0),))], ("y", "x"))
 
 
 def test_an_evaluation_tells_how_well_it_was_fulfilled_and_without_weight_plays_as_ever(run, compiled, tmp_path):

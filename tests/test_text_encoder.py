@@ -10,8 +10,9 @@ import torch
 from configs.runs.guiding import LIBRARIES
 from envs.settings import ARM_TASKS, CHARACTERS, INSTRUCTIONS, NAMES, TaskConfig, check_sentence
 from envs.suite import BY_NAME
-from policies.guidance.wishes import read_library
+from policies.guidance.wishes import meant, read_library
 from policies.text_encoder import Words, recognised
+from worldmodel.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,49 @@ def test_a_text_that_no_sentence_can_be_is_refused_in_one_line(text):
         check_sentence(text, "here")
     assert check_sentence("Geh geradeaus, é!", "here")
     assert len(set(CHARACTERS)) == len(CHARACTERS)
+
+
+UNSEEN = {
+    "walker": "please stand and hold still | walk along slowly | run like the wind | walk backwards slowly | fall down",
+    "reacher": "hand to the right | arm to the left | tip up to the top | down at the bottom | into the middle",
+    "cartpole": """
+        stay balanced in the middle of the rail; upright and centred, please; pole on top, middle position;
+        don't move away from the centre while balancing
+        | balance with the cart moved to the right; hold the pole vertical right of centre; right side, pole up;
+        travel rightwards, then balance there
+        | balance with the cart moved to the left; hold the pole vertical left of centre; left side, pole up;
+        travel leftwards, then balance there
+        | keep the pole at the bottom without swinging; the pole should hang motionless
+        | spin around fast; make the pole do cartwheels; rotate, rotate, rotate; keep the pole whirling
+    """,
+    "so101": """
+        hand to the left hand side; stretch left; turn towards the left
+        | hand to the right hand side; stretch right; turn towards the right
+        | stretch to the front; arm out in front; reach as far ahead as possible; forwards with the arm
+        | raise your hand into the air; higher; arm to the sky
+        | lay the arm down on the table; sink down; put the tip on the table
+        | spread your fingers; unclasp
+        | clutch it
+    """,
+}
+"""Paraphrases for each guidance of a library, in its order, which it does not have.
+
+Those for the cartpole and the SO-101 were written by somebody who had not read the library's, but only its sentences.
+"""
+
+
+def test_words_mean_the_librarys_nearest_as_a_set():
+    first = covered = size = count = 0
+    for domain, said in UNSEEN.items():
+        entries = read_library(LIBRARIES / f"{domain}.yaml")
+        groups = [[" ".join(text.split()) for text in group.split(";")] for group in said.split("|")]
+        each = [(entry, text) for entry, group in zip(entries, groups, strict=True) for text in group]
+        assert not {text for _, text in each} & {text for entry in entries for text in entry.texts}
+        for entry, text in each:
+            found = meant(text, entries)
+            first, covered, size = first + (found[0] == entry), covered + (entry in found), size + len(found)
+            count += 1
+        assert all(meant(text.upper() + ".", entries) == [e] for e in entries for text in e.texts)
+        with pytest.raises(UserError, match="like nothing in the library"):
+            meant("quarterly revenue spreadsheet", entries)
+    assert first >= 0.9 * count and covered >= 0.9 * count and size <= 1.5 * count
