@@ -161,10 +161,7 @@ def going_on(path: Path, plugins: Sequence[str] = ()) -> str:
 
 
 def opened(arguments: Iterable[str]) -> list[str]:
-    """Return the arguments such that Hydra takes new keys in the groups whose keys a user names (`OPEN`).
-
-    And `guidance=<folders>` as what it is short for, since it is a group with a weight, too.
-    """
+    """Return arguments with which Hydra takes the keys that a user names (`OPEN`), and `guidance=` as its group's."""
     arguments = [re.sub(r"^guidance=", "guidance.folders=", text) for text in arguments]
     return [f"++{text}" if re.match(rf"({'|'.join(OPEN)})[.=]", text) else text for text in arguments]
 
@@ -189,10 +186,7 @@ def moved() -> bool:
 
 
 def check_groups(name: str, arguments: Sequence[str]) -> None:
-    """Raise ConfigError for a config group of the command `name` that is not given a name, or several for a sweep.
-
-    Hydra would merge a list's, and end with a traceback for other values. Also for a key without `=` or with dashes.
-    """
+    """Raise ConfigError for a group that is not given a name or several, a key without `=` or with dashes."""
     groups = [entry.name for entry in entries(name) if entry.kind == "group"]
     for argument in arguments:
         bare = argument.lstrip("-")

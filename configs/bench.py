@@ -50,10 +50,7 @@ def bench(config: BenchConfig, folder: Path) -> dict:
 
 
 def _checked(config: BenchConfig, words: list[str], folder: Path) -> dict[Path, str]:
-    """Return each run's folder with its task, once the settings are known to be possible and those of what is there.
-
-    Raises ValueError as semagram-train would, before anything is written.
-    """
+    """Return each run's folder with its task. Raises ValueError for impossible settings, before anything is written."""
     from configs.runs.parts import build as build_parts
     from configs.runs.run_folder import found
 
@@ -126,10 +123,7 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
 
 
 def _check_alike(runs: list[Path]) -> None:
-    """Raise ConfigError if a run's settings differ from the first's in more than task, seed, and what may change later.
-
-    Raises FolderError for a damaged config.yaml.
-    """
+    """Raise ConfigError if runs differ in another setting than task and seed; FolderError for a damaged config."""
     from configs.runs.run_folder import RunFolder, fixed, leaves, whole
 
     first: dict[str, object] = {}
@@ -143,10 +137,7 @@ def _check_alike(runs: list[Path]) -> None:
 
 
 def tabulate(config: BenchConfig) -> dict:
-    """Make the table of runs; write it into `readme` or, without one, to stderr. Returns the summary of `agent`.
-
-    Raises UserError as `table.chosen` and `_check_alike` do, or if there is no result of the chosen agent.
-    """
+    """Make the table of runs, in `readme` or on stderr; return the summary of `agent`. Raises UserError."""
     paths = [config.table] if isinstance(config.table, str) else config.table
     for path in map(Path, paths):
         if path.is_dir():

@@ -96,10 +96,7 @@ class Command:
             fail(error)
 
     def _begin(self, config) -> float | None:
-        """Run it with a config of Hydra's, in this process or, as a member of a sweep, in one of its own.
-
-        Returns a member's mean return, which a sweeper such as Optuna's seeks the largest of.
-        """
+        """Run it in this process or, as a member of a sweep, in one of its own, and return a member's mean return."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -138,10 +135,7 @@ class Command:
 
 
 def checked[T](cls: type[T], keys: dict) -> T:
-    """Build a command's config, and check that what it names is there.
-
-    Raises ConfigError, and UserError or ConnectionError if the checkpoint, twin, cores or serial port do not exist.
-    """
+    """Build a command's config. Raises ConfigError; UserError or ConnectionError for what it names and is not there."""
     from configs.machine import check_device, check_threads
     from worldmodel.errors import UserError
     from worldmodel.strict import build
@@ -167,10 +161,7 @@ def checked[T](cls: type[T], keys: dict) -> T:
 
 
 def register(words: Iterable[str] = ()) -> None:
-    """Give Hydra what the YAML files do not hold: the tasks by their names, and the resolvers that they use.
-
-    `words`: arguments, of which those that look like the id of a Gymnasium environment become names of tasks, too.
-    """
+    """Give Hydra the tasks by their names, with the Gymnasium ids among the arguments `words`, and our resolvers."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 

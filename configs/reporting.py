@@ -61,10 +61,7 @@ def show(*lines: str) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """End the program with one line about an error; raise it again if it is a bug, or TRACEBACK is set.
-
-    After a stop signal, Stopped: a library that is interrupted, in an import say, may raise what blames something else.
-    """
+    """End the program with a line about an error; raise it again if it is a bug; Stopped after a stop signal."""
     if asked:
         raise Stopped(asked[0]) from error
     if any(note.startswith(OWN) for note in getattr(error, "__notes__", ())):
@@ -75,10 +72,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def ending(error: Exception) -> Ended | None:
-    """Return how a command ends on an error: its code is MISTAKE if a retry would fail alike, else FAILED.
-
-    None for a bug, which deserves a traceback.
-    """
+    """Return how a command ends on an error: MISTAKE if a retry would fail alike, else FAILED; None for a bug."""
     line = in_one_line(error)
     if isinstance(error, Ended):
         return error

@@ -43,10 +43,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig, MachineConfig):
-    """The keys of semagram-train. `envs` 0: only `data`, recordings, is learned from.
-
-    `guidance` fills in `task.guidance`, when a run begins (`configs.train`).
-    """
+    """The keys of semagram-train. `envs` 0: only from `data`. `guidance` fills in `task.guidance` (`configs.train`)."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -116,10 +113,7 @@ class TrainConfig(LoopConfig, MachineConfig):
 
 
 def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
-    """Raise ValueError if the user set image_size or vision keys that apply to no camera of the config.
-
-    `given`: the dotted keys that the user set.
-    """
+    """Raise ValueError if the user set (`given`) image_size or vision keys that apply to no camera of the config."""
     if "image_size" in given:
         check_image_size(config.senses)
     vision = [name for name in sorted(given) if name.startswith("model.vision.")]
@@ -191,10 +185,7 @@ class EvaluateConfig(MachineConfig):
 
 @dataclass(frozen=True)
 class BenchConfig(TrainConfig):
-    """The keys of semagram-bench: those of its runs, and which they are.
-
-    `checkpoints`, `episodes`, `fault_episodes`, `faults`: of suite=stuck, which trains nothing.
-    """
+    """The keys of semagram-bench: its runs', and which they are; from `checkpoints` on, those of suite=stuck."""
 
     suite: str = "dmc-quick"
     tasks: tuple[str, ...] = ("cartpole-swingup", "cheetah-run", "walker-walk")

@@ -50,10 +50,7 @@ class JointTargets(gymnasium.Wrapper):
     """
 
     def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL, start: str = REST):
-        """Wrap `env`, an environment of `task`.
-
-        `targets` converts actions to joint targets; `state` is one of `sim.so101.tasks.STATES`, `start` of STARTS.
-        """
+        """Wrap `env`, an environment of `task`; `state` and `start`: of STATES and STARTS (`sim.so101.tasks`)."""
         from sim.so101.scene import components
 
         super().__init__(env)

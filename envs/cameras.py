@@ -142,10 +142,7 @@ class Cameras:
         }
 
     def frames(self, raw: Any) -> dict[str, np.ndarray]:
-        """Return the cameras' frames now, `raw` being the environment's own observation.
-
-        Raises EnvironmentFault if frames that are not drawn here change their size.
-        """
+        """Return the cameras' frames now, of observation `raw`. Raises EnvironmentFault if one changes its size."""
         return {key(f"images.{camera}"): self._frame(camera, size, raw) for camera, size in self._sizes.items()}
 
     def close(self) -> None:

@@ -217,10 +217,7 @@ def find(name: str, key: str = "task.name") -> None:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What breaks (one of KINDS; \"\": nothing), from control step `at_step` of each episode on.
-
-    The joint or motor is drawn by the episode's seed.
-    """
+    """What breaks (one of KINDS; "": nothing) from control step `at_step` on; the seed draws the joint or motor."""
 
     kind: str = one_of("", KINDS)
     at_step: int = ranged(0, low=0)

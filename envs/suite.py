@@ -81,10 +81,7 @@ NAMES: tuple[str, ...] = (*BY_NAME, *ALIASES)
 
 
 def find(name: str, key: str = "task.name") -> tuple[str, str]:
-    """Return the (domain, task) of a name.
-
-    Raises ValueError with the closest names if there is none; `key` is the setting it was given in.
-    """
+    """Return the (domain, task) of a name given in the setting `key`. Raises ValueError with the closest names."""
     name = ALIASES.get(name, name)
     if name not in BY_NAME:
         close = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or ["cartpole-swingup", "walker-walk"]
@@ -97,10 +94,7 @@ def find(name: str, key: str = "task.name") -> tuple[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence MuJoCo's warnings about deprecated attributes in model files compiled in this context.
-
-    MuJoCo would print them and write a MUJOCO_LOG.TXT to the working directory.
-    """
+    """Silence MuJoCo's warnings about model files, which it would print and write to MUJOCO_LOG.TXT."""
     import mujoco
 
     warn = mujoco.get_mju_user_warning()

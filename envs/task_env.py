@@ -240,10 +240,7 @@ def _leaves(space: spaces.Space, keys: tuple[str, ...] = ()) -> dict[tuple[str, 
 
 
 def _numbers(task: TaskConfig, space: spaces.Space) -> dict[tuple[str, ...], spaces.Space]:
-    """Return the parts of the state: all but images, without the components in `task.exclude`.
-
-    Raises ValueError for one that is not there, or for one in `task.cos_sin` that is not left.
-    """
+    """Return the parts of the state, without images and `task.exclude`. Raises ValueError for one that is not there."""
     parts = {keys: part for keys, part in _leaves(space).items() if not _is_image(part)}
     for key, names in (("exclude", task.exclude), ("cos_sin", task.cos_sin)):
         there = dict.fromkeys(keys[0] for keys in parts if keys)

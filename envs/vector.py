@@ -48,10 +48,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], count: int, task: str = "an environment"):
-        """Start the processes, which takes seconds since each imports its own dependencies. `task`: what they play.
-
-        Raises EnvironmentLost if one dies while starting.
-        """
+        """Start the processes, which takes seconds; `task`: what they play. Raises EnvironmentLost if one dies."""
         self._task = task
         before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
         os.environ.update(dict.fromkeys(THREADS, "1"))

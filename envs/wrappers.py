@@ -29,10 +29,7 @@ STUCK = 1e5
 
 
 class Faulty(gymnasium.Wrapper):
-    """An environment whose simulated body breaks as the settings say; each reset mends it.
-
-    Raises UserError for an environment without a MuJoCo model, or without motors.
-    """
+    """An environment whose simulated body breaks; each reset mends it. Raises UserError without MuJoCo's motors."""
 
     def __init__(self, env: gymnasium.Env, fault: FaultConfig):
         super().__init__(env)

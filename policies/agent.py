@@ -119,10 +119,7 @@ class Agent:
         planned: bool = True,
         compiled: bool = False,
     ) -> "Agent":
-        """Build an agent that does not explore: with a planner of these settings, or policy alone if not `planned`.
-
-        `step_discount`: the discount per control step. `sentences`: those of the training.
-        """
+        """Build an agent that does not explore: with a planner of these settings, or by the policy alone."""
         token = model.config.token
         curve = Curve.of_token(token, model.action_size)
         planner = Planner(model, token.discount(step_discount), config, compiled) if planned else None
@@ -302,10 +299,7 @@ class Agent:
         return self.decision
 
     def _checked(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
-        """Return the plans, and where (B,) they are overruled since earlier ones did not deliver what they promised.
-
-        In those environments the first token is the policy's.
-        """
+        """Return the plans, and where (B,) the policy's token stands first, since plans did not keep promises."""
         tokens, failed = plan.tokens.cpu(), torch.zeros_like(due)
         if self.td_check is not None:
             failed = self.td_check.failed(plan.expected_return.cpu(), due)

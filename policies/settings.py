@@ -22,10 +22,7 @@ QUANTITIES = "quantities"
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Capacity of the replay in control steps, over all environments; with cameras at most `frames` steps.
-
-    A 64 x 64 frame takes 12 kB. `sampler`: uniform, or one by its name in `worldmodel.registry`.
-    """
+    """Control steps that the replay keeps, with cameras at most `frames` (12 kB at 64 x 64). `sampler`: by name."""
 
     capacity: int = ranged(1_000_000, low=1, high=10**9)
     frames: int = ranged(100_000, low=1, high=10**9)

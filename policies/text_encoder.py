@@ -58,10 +58,7 @@ class Words:
         return torch.nn.functional.normalize(self._table[tokens].float().mean(0), dim=0)
 
     def _load(self) -> Float[Tensor, "V T"]:
-        """Read the tokenizer and return the table, from the package's files.
-
-        Its own loader looks for one of them elsewhere, and configures logging.
-        """
+        """Read tokenizer and table from the package's files, as its own loader looks elsewhere and sets up logging."""
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
 

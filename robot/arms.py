@@ -27,10 +27,7 @@ from worldmodel.errors import UserError, in_one_line
 
 
 def driven(port: str, name: str, calibration_dir: str = "", cameras: Mapping[str, dict] | None = None) -> Robot:
-    """Return LeRobot's SO-101 at a serial port; `cameras`: LeRobot's camera options by name.
-
-    Raises ValueError without a calibration, for which LeRobot would prompt, or for an invalid camera.
-    """
+    """Return LeRobot's SO-101 at a serial port, with its camera options. Raises ValueError without a calibration."""
     folder = Path(calibration_dir) if calibration_dir else None
     with _explained(f"id={name}"):  # a calibration file may be invalid
         found = configured(cameras or {})
@@ -52,10 +49,7 @@ def gated(robot: Robot, preset: str, stop_on_fault: bool = False, clock: Clock =
 
 
 def connect(robot: GatedRobot) -> None:
-    """Connect without prompting; if that fails, the arm is released again.
-
-    Raises OSError if nothing answers, ValueError if the servos hold another calibration.
-    """
+    """Connect without prompting, or release the arm again. Raises OSError, ValueError for another calibration."""
     try:
         robot.connect(calibrate=False)
     except RuntimeError as error:
@@ -63,10 +57,7 @@ def connect(robot: GatedRobot) -> None:
 
 
 def decoded[T: draccus.ChoiceRegistry](base: type[T], package: ModuleType, keys: Mapping, where: str) -> T:
-    """Decode `keys`, including `type`, to a LeRobot configuration derived from `base`, whose types are in `package`.
-
-    Raises ValueError, in one line that begins with `where`, for an unknown type or keys that it does not accept.
-    """
+    """Decode `keys` to one of LeRobot's configurations, whose types are in `package`. Raises ValueError, one line."""
     if keys["type"] not in base.get_known_choices():
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             if module.ispkg:
@@ -100,10 +91,7 @@ def configured(keys: Mapping[str, dict]) -> dict[str, CameraConfig]:
 
 
 def teleoperator(keys: dict) -> Teleoperator:
-    """Return the teleoperator that `keys`, including `type`, describe; empty ones keep LeRobot's default.
-
-    Raises ValueError for an unknown type or options it does not accept.
-    """
+    """Return the teleoperator that `keys` describe; empty ones keep LeRobot's default. Raises ValueError."""
     chosen = {key: value for key, value in keys.items() if value not in ("", None)}
     with _explained("teleop"):
         return make_teleoperator_from_config(decoded(TeleoperatorConfig, teleoperators, chosen, "teleop"))

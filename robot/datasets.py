@@ -81,10 +81,7 @@ def steps_of(folder: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray], 
 
 
 def columns(dataset: Path, folder: str, wanted: tuple[str, ...] = ()) -> dict[str, list]:
-    """Return columns of a folder's Parquet files: those in `wanted` that exist, or else all but statistics.
-
-    Raises DatasetError if there is none, or one cannot be read.
-    """
+    """Return columns of a folder's Parquet files: those `wanted`, or all but statistics. Raises DatasetError."""
     import pyarrow
     import pyarrow.parquet
 
@@ -162,10 +159,7 @@ def names_of(feature: dict, count: int) -> tuple[str, ...]:
 
 
 def write(folder: Path, recording: Recording, task: str) -> None:
-    """Write the recording as a LeRobotDataset, which appears complete or not at all.
-
-    Raises DatasetError for an existing folder or a fractional rate, and OSError. Importing LeRobot takes seconds.
-    """
+    """Write a recording as a new LeRobotDataset, whole or not at all. Raises DatasetError, OSError."""
     if folder.exists():
         raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
     if recording.rate_hz != int(recording.rate_hz):

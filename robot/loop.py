@@ -49,10 +49,7 @@ class Driver:
         """Start an episode; the arm is where the episode begins."""
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray | None:
-        """Return the joints' goals (6,) in rad, or None when the episode is over.
-
-        `last` (6,): the target sent before; at first, where the arm is. Raises an error if the driver is lost.
-        """
+        """Return goals (6,) in rad, None at the episode's end; `last` (6,): what was sent. Raises an error if lost."""
         raise NotImplementedError
 
     def follow(self, reading: Reading, last: np.ndarray) -> None:

@@ -13,9 +13,6 @@ def make_semagram_pre_post_processors(
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
 ]:
-    """Return LeRobot's default processors: actions are scaled from the dataset's min and max to [-1, 1], and back.
-
-    The state is left unchanged: the world model normalises it itself.
-    """
+    """Return LeRobot's default processors, which scale actions to [-1, 1] and back; the model normalises the state."""
     config.validate_features()
     return make_default_pre_post_processors(config, dataset_stats)

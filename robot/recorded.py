@@ -63,10 +63,7 @@ def found(name: str) -> Path:
 
 
 def described(folders: Sequence[Path]) -> dict:
-    """Return the description of datasets that can be learned from together: the first's meta/info.json.
-
-    Raises DatasetError for one that cannot be read, or where two disagree on rate, robot, joints or cameras.
-    """
+    """Return the first's meta/info.json, if all can be learned from together; else raise DatasetError."""
     first, *others = [info_of(folder) for folder in folders]
     for folder, info in zip(folders[1:], others, strict=True):
         ours, theirs = _learned_from(first), _learned_from(info)

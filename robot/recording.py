@@ -239,10 +239,7 @@ def mark(dataset: Path, marks: dict[int, bool]) -> None:
 
 
 def summary(dataset: Path) -> dict:
-    """Return statistics over all episodes of a dataset; `tasks` and `by` count the episodes of each. Raises OSError.
-
-    `control_hz` is the rate over all steps together; it and `success_rate` are None if unknown.
-    """
+    """Return statistics over a dataset's episodes; rates are None if unknown. Raises OSError."""
     table = columns(dataset, EPISODES)
     marked = [done for done in table.get("success", ()) if done is not None]
     intervals = np.array(table["length"]) - 1

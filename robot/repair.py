@@ -42,10 +42,7 @@ class Recovered(NamedTuple):
 
 
 def repair(dataset: Path, out: Path) -> dict:
-    """Write every complete episode of a recording that was killed to the new dataset `out`; return what was found.
-
-    `dropped` names the episodes that are not complete, and why. Raises DatasetError if there is none, and OSError.
-    """
+    """Write each complete episode of a killed recording to `out`; return what it is. Raises DatasetError, OSError."""
     if out.exists():
         raise DatasetError(f"{out}: already there; what is repaired is written to a new folder")
     dropped: dict[int, str] = {}
@@ -230,10 +227,7 @@ def _statistics(features: dict, steps, clips: dict[str, Clip], fps: int) -> dict
 
 
 def frames(steps, key: str, clip: Clip | None, at: list[int], fps: int) -> Iterator[np.ndarray]:
-    """Yield frames (3, H, W) uint8 of an episode by their numbers: of its clip, or the images among its steps.
-
-    Raises DatasetError for one that does not decode.
-    """
+    """Yield frames (3, H, W) uint8 of an episode by number, of its clip or its images. Raises DatasetError."""
     import av
     from lerobot.datasets.video_utils import FrameTimestampError, decode_video_frames
     from PIL import Image, UnidentifiedImageError

@@ -38,10 +38,7 @@ class StayingBus(FeetechMotorsBus):
     """A motors bus with exclusive use of its port, on which motors stiffen where they are, not at an old goal."""
 
     def connect(self, handshake: bool = True) -> None:
-        """Connect.
-
-        Raises ConnectionError if another program has the port: two on one line garble each other's packets.
-        """
+        """Connect. Raises ConnectionError if another program has the port: packets of two would be garbled."""
         if not self.is_connected:
             self._ask()
         super().connect(handshake)

@@ -24,10 +24,7 @@ HELP = "space: take over, give back; s: success; q: no success; r: record this e
 
 
 class Keys:
-    """What a person says by keys or a foot pedal, in another thread.
-
-    `said`: s, q or r, once pressed; `there`: whether there are keys.
-    """
+    """What a person says by keys or a pedal. `said`: s, q or r, once pressed; `there`: whether there are keys."""
 
     def __init__(self):
         self._listener, self._swapped, self.said = None, False, ""

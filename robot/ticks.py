@@ -111,10 +111,7 @@ class Ticks:
         return round(self._count / self.seconds, 3) if self.seconds else None
 
     def summary(self) -> dict[str, float | int | None]:
-        """Return ticks, late_ticks (by more than LATE_S), skipped_ticks, and p50_, p99_ and max_jitter_ms.
-
-        The last three are None without any ticks.
-        """
+        """Return counts of ticks, late ones (LATE_S) and skipped ones, and jitter in ms, None without a tick."""
         p50, p99, most = percentiles([1000 * late for late in self.late_s], 50, 99, 100)
         return {
             "ticks": len(self.late_s),

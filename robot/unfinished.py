@@ -44,10 +44,7 @@ class Column(NamedTuple):
 
 
 def row_groups(data: bytes, schema: pyarrow.Schema, widths: Mapping[str, int]) -> Iterator[pyarrow.Table]:
-    """Yield the whole row groups of an unclosed Parquet file with this schema, in order, up to the first damage.
-
-    `widths`: the values in a row of each column, 1 if not given.
-    """
+    """Yield the whole row groups of an unclosed file, up to the first damage; `widths`: a column's values in a row."""
     sink = io.BytesIO()
     row = pyarrow.Table.from_arrays([pyarrow.nulls(1, field.type) for field in schema], schema=schema)
     pyarrow.parquet.write_table(row, sink, compression="snappy", use_dictionary=True)

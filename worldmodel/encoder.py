@@ -151,10 +151,7 @@ class PatchEncoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sums per-sense features and fuses them with one layer; a missing sense contributes a learned embedding.
-
-    With a single sense there is no such embedding, and masks have no effect.
-    """
+    """Fuses the sum of all senses' features; a missing one adds a learned embedding, but for a model's only sense."""
 
     absent: nn.Parameter | None
 

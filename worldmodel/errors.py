@@ -21,10 +21,7 @@ TRYING = "while trying to "
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return one line on what ended a loop, and what could not be done after that.
-
-    The latter is read from the notes on the error, or on the errors of a group.
-    """
+    """Return a line on what ended a loop, and what could not be done after it, by the notes on the error or group."""
     errors = [error, *getattr(error, "exceptions", ())]
     notes = [note for each in errors for note in getattr(each, "__notes__", ()) if note.startswith(TRYING)]
     undone = dict.fromkeys(note.removeprefix(TRYING).partition(":")[0] for note in notes)

@@ -147,10 +147,7 @@ def _directions(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _ridge(x: Float[Tensor, "N F"], y: Float[Tensor, "N Q"], test: Tensor, penalty: float) -> Float[Tensor, "Q G"]:
-    """Return weights, bias and r2 (F + 2 numbers) of each regression of y on x, not fitted where `test`.
-
-    Columns of y that are known at the same moments are solved together.
-    """
+    """Return weights, bias, r2 (F + 2) of each ridge of y on x, held out where `test`; columns known alike together."""
     known, result = y.isfinite(), torch.zeros(y.shape[1], x.shape[1] + 2)
     together: dict[bytes, list[int]] = {}
     for i in range(y.shape[1]):

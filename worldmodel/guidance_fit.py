@@ -55,10 +55,7 @@ def fit(
     generator: torch.Generator,
     tick: Callable[[int], None] = lambda update: None,
 ) -> Fitted:
-    """Learn a value and a policy for `updates`, beginning with the model's own; `discount` per control step.
-
-    `tick` is called with the number of updates done, now and then. Raises ArithmeticError if a loss is not finite.
-    """
+    """Learn value and policy from the model's own; `tick` gets the updates done. Raises ArithmeticError."""
     value, actor = copy.deepcopy(model.value).requires_grad_(True), copy.deepcopy(model.actor).requires_grad_(True)
     imagining = _Imagining(model, guidance, actor, copy.deepcopy(value).requires_grad_(False), discount, generator)
     newest, target = (flatten(value), flatten(actor)), flatten(imagining.target)

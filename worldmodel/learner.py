@@ -147,10 +147,7 @@ def adam(
 
 
 def flatten(module: nn.Module) -> Tensor:
-    """Move all parameters of `module` into one new 1-D buffer and return it; each parameter becomes a view of it.
-
-    The order is that of `module.named_parameters()`.
-    """
+    """Move all parameters, in order, into a new 1-D buffer and return it; each becomes a view of it."""
     parameters = list(module.parameters())
     buffer = torch.cat([p.detach().reshape(-1) for p in parameters])
     for p, view in zip(parameters, views(buffer, parameters), strict=True):

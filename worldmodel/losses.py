@@ -328,10 +328,7 @@ def policy_loss(
 def soft_value(
     log_density: Float[Tensor, " B"], values: Float[Tensor, " B"], scale: Tensor, entropy: float
 ) -> Float[Tensor, " B"]:
-    """Return alpha log pi(w|z) - Q(z, w) / scale: minimising it maximises value and entropy.
-
-    Source: Haarnoja et al. 2018 (arXiv 1812.05905), eq. 7.
-    """
+    """alpha log pi(w|z) - Q(z, w) / scale, to minimise: Haarnoja et al. 2018 (arXiv 1812.05905), eq. 7."""
     return entropy * log_density - values / scale
 
 

@@ -38,10 +38,7 @@ class WorldModel(nn.Module):
     chosen: Tensor
 
     def __init__(self, senses: Shapes, points: int, config: ModelConfig):
-        """Create the nets. `senses` maps each sense (`worldmodel.senses`) to its shape in one observation, in order.
-
-        `points` is P. Raises ValueError for an unknown sense.
-        """
+        """Create the nets, for `senses` with their shapes, in order, and tokens of P `points`. Raises ValueError."""
         super().__init__()
         self.config, self.points = config, points
         self.senses = {key: tuple(shape) for key, shape in senses.items()}
@@ -139,10 +136,7 @@ class WorldModel(nn.Module):
     def step(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Imagine one token: the latent it leads to, its reward, and the probability that the episode continues.
-
-        The reward is the sum over the whole token, discounted within it.
-        """
+        """Imagine a token: the latent after it, its reward, discounted within it, the probability to go on."""
         features = self.transition_features(z, w)
         outcome = self.outcome(features)
         return self.next(features), twohot_mean(outcome[..., :-1]), torch.sigmoid(outcome[..., -1])

@@ -231,10 +231,7 @@ def fit(
 def weighted_mean_and_deviations(
     elites: Float[Tensor, "T B E P"], weights: Float[Tensor, "B E"]
 ) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"]]:
-    """Return the elites' weighted mean and their deviations U from it.
-
-    Each deviation is scaled by the square root of its weight, so that U^T U is the weighted covariance.
-    """
+    """Return the elites' weighted mean, and deviations U scaled such that U^T U is the weighted covariance."""
     mean = torch.einsum("be,tbep->tbp", weights, elites)
     return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
 

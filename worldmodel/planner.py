@@ -78,10 +78,7 @@ class Planner:
         compiled: bool = False,
         score: Score | None = None,
     ):
-        """Wrap a model for planning. `discount` is over one whole token; `compiled` uses torch.compile.
-
-        `score`: added to the imagined reward of each token.
-        """
+        """Wrap a model; `discount`: over a token; `compiled`: each stage; `score`: added to a token's reward."""
         self.model, self.discount, self.config, self.score = model, discount, config, score
         self.compiled = compiled
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
@@ -150,10 +147,7 @@ class Planner:
         return replace(mppi(self.search, root, warm_start, noise, config, late, self._refine, **held), latent=z)
 
     def _own(self, root: Tensor, warm_start: WarmStart | None, noise: Tensor, config: PlannerConfig, late) -> Plan:
-        """Plan by a registered algorithm, whose model steps are counted, and whose plan is checked.
-
-        Raises UserError for what is no plan of these searches, and PlanFault for one that is not finite.
-        """
+        """Plan by a registered algorithm, count its model steps, check its plan. Raises UserError, PlanFault."""
         assert self.algorithm is not None
         calls = 0
 

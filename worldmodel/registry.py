@@ -43,10 +43,7 @@ _registered: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 
 
 def register[T: Callable](kind: str, name: str, own: T | None = None) -> Any:
-    """Make `own` known as `name`, or return a decorator that does. A later one of the same name replaces it.
-
-    Raises UserError for an unknown kind or a name that is built in or no identifier.
-    """
+    """Make `own` known as `name`, in place of an earlier one, or return a decorator that does. Raises UserError."""
     if kind not in BUILT_IN:
         raise UserError(f"register({kind!r}, ...): one of {', '.join(BUILT_IN)}")
     if not name.isidentifier() or name in (*BUILT_IN[kind], *TAKEN.get(kind, ())):

@@ -299,10 +299,7 @@ def sample_demonstrated_starts(
 def sample_windows(
     replay: Replay, batch: int, horizon: int, length: int, generator: torch.Generator, demonstrated: float = 0.0
 ) -> Window:
-    """Sample `batch` windows of `horizon` tokens of `length` steps, beginning at steps drawn uniformly.
-
-    The share `demonstrated` of them begins at a step that an expert took, if there are any.
-    """
+    """Sample windows from steps drawn uniformly, a share `demonstrated` of them from an expert's, if there are any."""
     env, row = sample_demonstrated_starts(replay, round(demonstrated * batch), generator)
     others = sample_starts(replay, batch - len(env), generator)
     return window_at(replay, torch.cat([env, others[0]]), torch.cat([row, others[1]]), horizon, length)

@@ -57,10 +57,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, and the precision of their matrix products (`precision`: auto, bf16 or fp32).
-
-    `encoder`: what encodes each sense, by its name in `worldmodel.registry`.
-    """
+    """Sizes of the nets, `precision` of matrix products (auto, bf16, fp32), `encoder` by its name in the registry."""
 
     latent: int = ranged(128, low=1, high=2**14)
     group: int = ranged(8, low=1, high=2**14)

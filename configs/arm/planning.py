@@ -35,10 +35,7 @@ ENDING_S = 3.0
 
 @dataclass(frozen=True)
 class Watched:
-    """How a robot's planner is watched: by a ladder with these tools, or, to make alarms, without acting on it.
-
-    `ask`: which one of its guidances is meant.
-    """
+    """How a robot's planner is watched: by a ladder with tools, to make alarms, to `ask` which guidance is meant."""
 
     robot: str = ""
     ladder: bool = False
@@ -48,10 +45,7 @@ class Watched:
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
-    """Return a robot's first message to a checkpoint's planner, asked `lead` control steps before each plan is due.
-
-    The planning deadline is half of that time; the other half is for the round trip and for delays.
-    """
+    """Return a robot's first message to a planner asked `lead` steps ahead; half of that is its deadline to plan."""
     token = spec.model.token
     sizes = Senses.of(spec.senses).sizes
     every = spec.planner.replan_every or token.length
@@ -82,10 +76,7 @@ def planner_service(
     say: Callable[[str], None] = lambda line: None,
     watched: Watched | None = None,
 ) -> PlannerService:
-    """Return a service with a checkpoint's agent; arguments and errors as for `load_agent` and `Chosen.load`.
-
-    Raises UserError also for a ladder without alarms.
-    """
+    """Return a service with a checkpoint's agent; see `load_agent`, `Chosen.load`. Raises UserError without alarms."""
     loaded, watched = load_agent(checkpoint, seed, device, threads, planned), watched or Watched()
     chosen = Chosen.load(guidance, loaded.path, loaded.agent.model) if guidance.given else None
     if chosen and not watched.ask:
@@ -117,10 +108,7 @@ def serve(config: ServeConfig, _folder: Path) -> dict:
 def planner_client(
     stack: ExitStack, config: RunConfig, checkpoint: Path, begin: Begin, say: Callable[[str], None], trace: str = ""
 ) -> PlannerClient:
-    """Return a client, not yet connected, of the planner that `config` names; closed with the stack.
-
-    `trace`: the folder for the trace of its decisions, if there is to be one.
-    """
+    """Return a client, not yet connected, of the planner that `config` names; `trace`: a folder, "" for none."""
     if config.remote:
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:

@@ -30,10 +30,7 @@ COLUMN = list(RANGES).index(GRIPPER)
 
 
 def play(config: PlayConfig, _folder: Path) -> dict:
-    """Play the plan that `config` names. Returns what happened.
-
-    Raises ValueError, OSError; Ended if a fault or a signal stops it.
-    """
+    """Play the plan that `config` names. Raises ValueError, OSError; Ended if a fault or a signal stops it."""
     plan, hz = read_plan(config.plan), config.control_hz
     with ExitStack() as stack:
         inner = arm_of(config, stack, SCENE, hz, {})
@@ -85,10 +82,7 @@ def read_plan(file: str) -> Sentence:
 
 
 def _follow(loop: Loop, items: list) -> dict:
-    """Play all items of a playback, resting at each question.
-
-    Returns the events so far as text, whether it came to the end, and the driver's `farthest` and `left` in degrees.
-    """
+    """Play all items, resting at each question; return the events as text, whether it ended, and deviations."""
     events, farthest, left = list[str](), 0.0, 0.0
 
     def report(at: float, event: Token) -> None:

@@ -49,10 +49,7 @@ TRIES = 50  # consecutive layouts that a script may reject
 
 
 class PolicyDriver(Driver):
-    """A checkpoint's agent in the simulated arm's task, whose scene it observes as in training.
-
-    `instruction`: for one with language; the task's own if empty.
-    """
+    """A checkpoint's agent, which observes the simulated arm's scene as in training; `instruction`: "" for its own."""
 
     def __init__(self, robot: SO101Sim, loaded: Loaded, instruction: str = ""):
         """Open the agent's own cameras, besides the robot's. Raises ValueError if one is missing or cannot render."""
@@ -116,10 +113,7 @@ def record(config: RecordConfig, _folder: Path) -> dict:
 
 @dataclass
 class RecordSession:
-    """A recording session with the settings `config`.
-
-    `skipped`: layouts left out because a script cannot reach them.
-    """
+    """A recording session as `config` says. `skipped`: layouts left out because a script cannot reach them."""
 
     config: RecordConfig
     skipped: int = 0
@@ -128,10 +122,7 @@ class RecordSession:
     _agent: Agent | None = None
 
     def run(self) -> dict:
-        """Record the missing episodes, merge them into the dataset and draw its picture. Returns the summary.
-
-        Raises ValueError, OSError, and Ended for what ends the session early.
-        """
+        """Record the missing episodes, merge and draw them. Raises ValueError, OSError, Ended if it ends early."""
         config, dataset = self.config, Path(self.config.dataset)
         os.environ.setdefault("SVT_LOG", "1")  # the video encoder: errors only
         with ExitStack() as stack:

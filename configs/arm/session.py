@@ -25,10 +25,7 @@ ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
 def arm_of(
     config: ArmConfig, stack: ExitStack, task: str, hz: float, sizes: Mapping[str, tuple[int, int]], seed: int = 0
 ) -> Robot:
-    """Return the arm, not connected: simulated, with cameras of these (height, width), or behind LeRobot's driver.
-
-    If a twin had to be started, closing `stack` stops it. Raises ValueError, OSError.
-    """
+    """Return the arm, not connected; closing `stack` stops a twin started for it. Raises ValueError, OSError."""
     if config.simulated:
         own = dict(sim_cameras(sizes, round(hz)))
         return SO101Sim(SO101SimConfig(task=task, control_hz=float(hz), seed=seed, cameras=own))

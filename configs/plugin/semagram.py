@@ -71,10 +71,7 @@ def train(
 
 
 def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
-    """Evaluate as `semagram-eval` does, with its keys; return the summary, which is written to `folder`, too.
-
-    Raises ValueError for a wrong key or value, OSError.
-    """
+    """Evaluate as `semagram-eval` does; return the summary, also left in `folder`. Raises ValueError, OSError."""
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
 
@@ -83,10 +80,7 @@ def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
-    """Write a guidance to `folder` as `semagram-guide` does, with its keys (`want="speed > 1"`); return its last line.
-
-    Raises ValueError for a wrong key or value, OSError.
-    """
+    """Write a guidance as `semagram-guide` does (`want="speed > 1"`); return its line. Raises ValueError, OSError."""
     from configs.runs.guiding import guide as compiled
     from configs.schema import GuideConfig
 
@@ -181,10 +175,7 @@ def load(
 def make_env(
     task: str | TaskConfig, senses: tuple[str, ...] = ("state",), render: bool = False, **keys
 ) -> gymnasium.Env:
-    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`; observations are dicts.
-
-    Raises ValueError, one line, for a wrong key or value.
-    """
+    """Make an environment of a task by its name or Gymnasium id, with keys of `task.`. Raises ValueError, one line."""
     if isinstance(task, str):
         named = {"name": task} if task in NAMES else {"name": "gym", "id": task}
         task = build(TaskConfig, named | keys, "task.")
@@ -194,10 +185,7 @@ def make_env(
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
-    """Write a video (.mp4, or a short .gif) of an episode, its first plan beside it; return if it could be rendered.
-
-    Raises UserError for another ending, a folder that is not there or a seed below 0.
-    """
+    """Write a video (.mp4, or a short .gif) of an episode; return if it could be rendered. Raises UserError."""
     _check_seed("film", seed)
     if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")

@@ -56,10 +56,7 @@ class EvaluationEpisodes:
         named: Sequence[str] = (),
         watch: Watch | None = None,
     ) -> Rollout:
-        """Play all episodes, and keep the quantities `named`; `tick` is called at each step of each batch.
-
-        `watch` reads the agent's gauges.
-        """
+        """Play all episodes, and keep the quantities `named`; `tick` at each step; `watch` reads the gauges."""
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
             self.states.append(agent.generator.get_state())
@@ -92,10 +89,7 @@ def _some(env: SyncVectorEnv, most: int) -> SyncVectorEnv:
 
 
 def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100) -> Float[np.ndarray, " N"]:
-    """Let the agent act in one environment; return the milliseconds of N decisions, from an observation to a token.
-
-    The environment's time is left out, and so are the first WARM_UP decisions.
-    """
+    """Let the agent act in an environment; return the milliseconds of its decisions, without the first WARM_UP."""
     env, most = make_vector(task, 1, senses=senses), decisions + WARM_UP
     times: list[float] = []
 

@@ -43,10 +43,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A loaded checkpoint and how to evaluate it.
-
-    `planner`: the checkpoint's planner settings with the config's overrides applied. `chosen`: the guidances, if any.
-    """
+    """A loaded checkpoint and how to evaluate it; `planner`: its settings with the config's; `chosen`: guidances."""
 
     config: EvaluateConfig
     machine: Machine
@@ -84,10 +81,7 @@ class Evaluation:
         return Report(self.chosen.wishes if self.chosen else self.loaded.task.guidance, self.config.quantities)
 
     def run(self, folder: Path) -> dict:
-        """Evaluate, and write summary.json, returns.png and, if asked for, a video to `folder`. Returns the summary.
-
-        Raises FolderError, among others if `folder` is a run's own folder.
-        """
+        """Evaluate, leave all in `folder`, and return the summary. Raises FolderError if it is a run's own folder."""
         if (folder / "config.yaml").exists():
             raise FolderError(f"hydra.run.dir={folder}: a run's own folder, whose summary.json would be lost")
         if self.config.data:
@@ -251,10 +245,7 @@ class Evaluation:
         return episodes
 
     def _episodes(self, folder: Path, watch: Watch | None) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
-        """Play the episodes, with the planner and without. Returns both, the agent that planned and its `states`.
-
-        `watch` reads the gauges of the agent that plans.
-        """
+        """Play the episodes with the planner and without; return both, the agent that planned, its `states`."""
         config, episodes = self.config, self.episodes()
         agent, policy = self.agent(True, bool(self.planner.deadline_ms) and self.machine.compiled), self.agent(False)
         with closing(episodes), ExitStack() as stack:
@@ -283,10 +274,7 @@ class Evaluation:
         return NearestFrames.of(replay, self.loaded.agent.model)
 
     def _agreement(self) -> dict[str, float] | None:
-        """For each sense, how closely the latent from it alone agrees with that from all (`NearestFrames.agreement`).
-
-        None with a single sense or without a replay.
-        """
+        """For each sense, how well the latent from it alone agrees with that from all; None if it is unknown."""
         if len(self.senses.names) < 2 or self.memories is None:
             return None
         return {sense: round(value, 3) for sense, value in self.memories.agreement().items()}
@@ -321,10 +309,7 @@ class Evaluation:
 
 
 def _check_senses(config: EvaluateConfig, known: Sequence[str]) -> None:
-    """Raise ConfigError unless `drop_senses` and the instruction suit a model that perceives the senses `known`.
-
-    `drop_senses` may name each known sense once, but not all of them (language does not count as one that is left).
-    """
+    """Raise ConfigError unless the senses dropped are some of those `known`, language apart, and words are heard."""
     given, dropped = f"drop_senses=[{','.join(config.drop_senses)}]", set(config.drop_senses)
     if unknown := [name for name in config.drop_senses if name not in known]:
         raise ConfigError(f"{given}: {unknown[0]}: not among what it perceives, {', '.join(known)}")

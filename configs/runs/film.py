@@ -155,10 +155,7 @@ def film_one(
 
 
 def _writer(path: Path, fps: float):
-    """Return what writes frames to an mp4 or, where the name holds .gif, to a picture that moves in a loop.
-
-    That has GIF_FPS at most, and one palette: colours of their own would make each frame flicker.
-    """
+    """Return what writes frames to an mp4, or to a GIF (GIF_FPS at most, one palette, so that nothing flickers)."""
     if GIF not in path.suffixes:
         return imageio.get_writer(path, fps=round(fps), codec="libx264", quality=7)
     palette = "split[a][b];[a]palettegen=max_colors=128[p];[b][p]paletteuse=dither=none"
@@ -223,10 +220,7 @@ class Reel:
         return np.asarray(page)
 
     def _expect(self, plan: Plan, decision: Decision) -> dict[str, list[tuple[np.ndarray, float]]]:
-        """Return for each camera the expected frames, and in how many seconds from the decision each is expected.
-
-        They are the remembered frames nearest to the latents imagined at the end of each token of the decision.
-        """
+        """Return for each camera the remembered frames nearest to what is imagined, and in how many seconds each is."""
         if self.memories is None or not self.cameras:
             return {}
         tokens = decision.plan(self.of)

@@ -68,10 +68,7 @@ class Frames:
         return self.latents(rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)].tolist(), model)
 
     def latents(self, rows: Sequence[int], model: WorldModel) -> Float[Tensor, "G D"]:
-        """Return the latents of these frames, by the senses that are recorded as the agent perceives them.
-
-        A state of another size is left out if a camera is there. Raises UserError if no sense is there.
-        """
+        """Return the latents of these frames, by what the agent perceives. Raises UserError if no sense is there."""
         from robot.datasets import quiet
         from robot.modeling_semagram import perceived
 

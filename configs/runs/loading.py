@@ -156,10 +156,7 @@ def _plugins_missing(path: Path) -> list[str]:
 
 
 def renamed(task: TaskConfig, name: str) -> TaskConfig:
-    """Return a checkpoint's task under another `name`, if given: what an arm that learned from recordings is to do.
-
-    Raises ConfigError if the checkpoint is not for an arm, UserError for an unknown task.
-    """
+    """Return a task under another `name`, if given. Raises ConfigError if it is not the arm's, UserError."""
     if name and not task.is_arm:
         raise ConfigError(
             f"task={name}: the checkpoint is for {task.label}; only one for the SO-101 can be given another"
@@ -168,10 +165,7 @@ def renamed(task: TaskConfig, name: str) -> TaskConfig:
 
 
 def task_of(spec: AgentSpec) -> TaskConfig:
-    """Return a checkpoint's task.
-
-    Raises FolderError if it learned from recordings, so has no task, or if the task is not valid here.
-    """
+    """Return a checkpoint's task. Raises FolderError if it is invalid, or learned from recordings."""
     if not spec.task:
         raise FolderError("checkpoint=: it learned from recordings and has no task; lerobot-rollout runs it on a robot")
     try:

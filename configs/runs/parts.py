@@ -49,10 +49,7 @@ class Parts:
     recordings: "Recordings | None" = None
 
     def evaluator(self, planned: bool, seed: int, compiled: bool = False) -> Agent:
-        """Return an agent that does not explore and uses the averaged weights.
-
-        `planned`: act with the planner; otherwise with the policy alone.
-        """
+        """Return an agent that does not explore, of averaged weights; `planned`: by the planner."""
         trainer, generator = self.trainer, torch.Generator().manual_seed(seed)
         settings = self.config.planner, trainer.step_discount, self.instructions
         return Agent.acting(trainer.learner.acting, *settings, generator, planned, compiled)
@@ -155,10 +152,7 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
 
 
 def begin_with(parts: Parts, init: str) -> None:
-    """Take the weights of a checkpoint and, if what it was rewarded for can be told again, its replay (`init=`).
-
-    Raises ConfigError for a checkpoint of other senses, actions or nets, FolderError for one that cannot be read.
-    """
+    """Take a checkpoint's weights and, if it can be rewarded anew, its replay. Raises ConfigError, FolderError."""
     path = find_checkpoint(Path(init))
     spec, own, learner = read_spec(path), parts.spec(), parts.trainer.learner
     for name in ("senses", "action_size", "model"):

@@ -65,10 +65,7 @@ class RunFolder:
         return bool(saved_in(self.checkpoints))
 
     def take(self) -> int:
-        """Lock the folder, creating it if needed. Returns a file descriptor that holds the lock while open.
-
-        Raises FolderError if another process holds the lock.
-        """
+        """Lock the folder; return a descriptor that holds the lock while open. Raises FolderError if another does."""
         self.path.mkdir(parents=True, exist_ok=True)
         if (lock := locked(self.path)) is None:
             raise FolderError(f"{self.path}: another semagram-train is running there")
@@ -104,10 +101,7 @@ class RunFolder:
         return self.metrics.stat().st_size
 
     def rewind(self, size: int) -> None:
-        """Truncate metrics.csv to its `size` in bytes at a checkpoint, and timing.csv to as many rows.
-
-        Raises FolderError if metrics.csv is shorter.
-        """
+        """Truncate metrics.csv to `size` bytes, timing.csv to as many rows. Raises FolderError if that is shorter."""
         if not self.metrics.is_file() or self.metrics.stat().st_size < size:
             raise FolderError(f"{self.metrics}: shorter than at the checkpoint, which had {size} bytes")
         os.truncate(self.metrics, size)
@@ -121,10 +115,7 @@ class RunFolder:
             return [(int(row["env_steps"]), float(row[name])) for row in csv.DictReader(file) if row[name]]
 
     def log(self, row: dict[str, float | None]) -> None:
-        """Append a row to metrics.csv; missing, None and NaN values stay empty.
-
-        What the file has no column for is left out: metrics that were added since the run began.
-        """
+        """Append a row to metrics.csv: empty where None or NaN, without what the file has no column for."""
         with open(self.metrics) as file:
             columns = file.readline().strip().split(",")
         _append(self.metrics, [_number(row.get(name)) for name in columns])
@@ -247,10 +238,7 @@ def resumption(folder: RunFolder, keys: dict, given: Collection[str]) -> tuple[P
 
 
 def _changed(saved: dict, keys: dict, given: Collection[str]) -> TrainConfig:
-    """Return the `saved` config with the RESUMABLE keys in `given` as in `keys`.
-
-    Raises ConfigError for any other given key whose value differs, or for a RESUMABLE group given by name.
-    """
+    """Return `saved` with the RESUMABLE keys in `given` as in `keys`. Raises ConfigError for any other that differs."""
     was, wanted, changed = leaves(saved), leaves(keys), copy.deepcopy(saved)
     for name in sorted({*given} - {"resume"}):
         place = GROUPS.get(name, name)

@@ -189,10 +189,7 @@ class Training:
             say(f"{fault}; the episode ends there")
 
     def _ask(self, number, frame) -> None:
-        """Request a stop after the current step, where the state is consistent; the same signal again kills at once.
-
-        Except SIGHUP, which both the shell and the kernel send when a terminal is closed: its repeats are ignored.
-        """
+        """Ask for a stop after this step; the same signal again kills, but for SIGHUP, which comes more than once."""
         self.signal = number
         if hanging():
             return  # `watched` ends the run

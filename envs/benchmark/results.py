@@ -68,10 +68,7 @@ COLUMNS = tuple(field.name for field in fields(Result))
 
 
 def read(path: Path | str) -> list[Result]:
-    """Read a folder of runs or of such folders, whose name is the agent's, or a CSV file.
-
-    Raises ResultsError, OSError.
-    """
+    """Read a folder of runs or of such folders, named as the agent, or a CSV file. Raises ResultsError, OSError."""
     path = Path(path)
     if path.is_dir():
         found = (run_of(summary.parent, path.resolve().name) for summary in summaries(path))

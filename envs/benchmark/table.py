@@ -94,10 +94,7 @@ def agents(results: Sequence[Result]) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """A task at a number of environment steps: each seed's return (mean over episodes), and means over seeds.
-
-    None: not measured, or not published.
-    """
+    """A task at a number of environment steps: each seed's return, and means over seeds; None: not known."""
 
     task: str
     env_steps: int
@@ -231,10 +228,7 @@ def summary(results: Sequence[Result], agent: str) -> dict:
 
 
 def update_readme(path: Path, text: str) -> bool:
-    """Write `text` between the file's lines BEGIN and END. Returns whether that changed the file.
-
-    Raises UserError unless the file has exactly one pair of them in order, and OSError.
-    """
+    """Write `text` between BEGIN and END in a file; return whether that changed it. Raises UserError, OSError."""
     content = path.read_text(encoding="utf-8")
     head, first, rest = content.partition(BEGIN)
     _, last, tail = rest.partition(END)

@@ -48,10 +48,7 @@ class Codec:
     def fit(
         cls, episodes: list[np.ndarray], config: CodecConfig | None = None, stride: int = fitting.STRIDE
     ) -> "Codec":
-        """Fit a codec to the actions of `episodes`, each (steps, D); `stride`: steps between the chunks it learns from.
-
-        Raises ValueError for episodes that are all too short, of different widths, or not finite.
-        """
+        """Fit a codec to `episodes` (steps, D), of whose chunks `stride` lie between two. Raises ValueError."""
         return cls(*fitting.fit(episodes, config or CodecConfig(), stride))
 
     @property
@@ -136,10 +133,7 @@ class Codec:
         return np.where(np.isin(np.arange(self.channels), self.switching), np.inf, self.config.margin)
 
     def save(self, path: str | PathLike) -> None:
-        """Write the codec as a folder, atomically, in the place of nothing or of a codec.
-
-        Raises FileExistsError if anything else is there, so that nothing is lost; OSError if writing fails.
-        """
+        """Write the codec as a folder, in the place of nothing or a codec; else raise FileExistsError, or OSError."""
         check_place(Path(path))
         records = {"scaling": self.scaling, "spline": self.spline, "quantizer": self.packing.quantizer}
         arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}

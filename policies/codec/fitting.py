@@ -160,10 +160,7 @@ def _quantize_events(numbers: np.ndarray, length: int) -> ScalarQuantizer:
 def _event_gains(
     chunks: np.ndarray, start: np.ndarray, numbers: np.ndarray, events: Events, quantizer: ScalarQuantizer
 ) -> list[Gains]:
-    """Return for each event slot the groups of bits to spend on it.
-
-    An event's beginning tells nothing without its level, so several bits may have to be spent together.
-    """
+    """Return the groups of bits to spend on each event slot; together, as a beginning says nothing without a level."""
     sample = slice(None, None, max(1, len(chunks) // SAMPLE))
     numbers, start, chunks = numbers[sample], start[sample], chunks[sample]
     exact = numbers.copy()

@@ -65,10 +65,7 @@ class Lanes:
 
 
 def glyph(sentence: Iterable[Token]) -> tuple[Shape, ...]:
-    """Return the shapes of a sentence, pale ones first, in the square [-1, 1] x [-1, 1] (x right, y down).
-
-    Raises ValueError for a sentence that the vocabulary does not allow.
-    """
+    """Return a sentence's shapes, pale ones first, in [-1, 1] x [-1, 1] (x right, y down). Raises ValueError."""
     timeline = Timeline.of(sentence)
     drawn = strokes(timeline)
     lanes = Lanes.of(drawn[0].value.shape[1] if drawn else 0)
@@ -152,10 +149,7 @@ def _rests(lanes: Lanes) -> list[Shape]:
 
 
 def _mark(span: Span) -> list[Outlines]:
-    """Return the outlines of an event: a stem across all lanes, a head that shows its kind, and splashes around it.
-
-    A stop is a bar across all lanes instead. A motion has none.
-    """
+    """Return an event's outlines: a stem, a head that shows its kind, splashes; a stop's is a bar, a motion's none."""
     angle = (span.begin + span.end) / 2
     x, y = _at(angle, HEAD)
     heads: list[Outlines]

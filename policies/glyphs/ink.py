@@ -54,10 +54,7 @@ def _path(outline: Float[np.ndarray, "n 2"]) -> str:
 def picture(
     shapes: Iterable[Shape], size: int, ink: str = INK, paper: str | None = None
 ) -> UInt8[np.ndarray, "size size 4"]:
-    """Render a glyph as an RGBA image, `size` pixels wide and high; `ink` and `paper` are matplotlib colours.
-
-    Without `paper` the background is transparent: alpha is 0 where there is no ink; colours are not premultiplied.
-    """
+    """Render a glyph as an RGBA image of `size` pixels a side; without `paper` it is transparent, not premultiplied."""
     from matplotlib.backends.backend_agg import RendererAgg  # importing it takes a third of a second
     from matplotlib.colors import to_rgb
     from matplotlib.path import Path as Outline
@@ -82,10 +79,7 @@ def picture(
 
 
 def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.ndarray, "_ 2"]]]]:
-    """Yield (opacity, outlines to fill at once): runs of opaque lines together, other shapes one by one.
-
-    Opaque strokes and threads can share a filling because all their outlines have the same orientation.
-    """
+    """Yield (opacity, outlines to fill at once): opaque lines together, as all have one orientation; others singly."""
     for (role, opacity), run in groupby(shapes, key=lambda shape: (shape.role, shape.opacity)):
         outlines = [list(shape.outlines) for shape in run]
         if role in ("stroke", "thread") and opacity == 1:
@@ -95,10 +89,7 @@ def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.nd
 
 
 def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:
-    """Write a sentence's glyph as .svg, or as .png of `size` x `size` pixels on white.
-
-    Raises ValueError for another suffix or an invalid sentence, OSError if the file cannot be written.
-    """
+    """Write a sentence's glyph as .svg, or as .png of `size` pixels a side on white. Raises ValueError, OSError."""
     tokens = tuple(sentence)
     shapes = glyph(tokens)
     if path.suffix == ".svg":

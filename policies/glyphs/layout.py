@@ -47,10 +47,7 @@ class Timeline:
 
     @classmethod
     def of(cls, sentence: Iterable[Token]) -> "Timeline":
-        """Lay out a sentence: angles proportional to seconds, and a pause for each event outside a motion.
-
-        Raises ValueError for an invalid sentence.
-        """
+        """Lay out a sentence: angles as seconds, a pause for each event outside a motion. Raises ValueError."""
         tokens = checked(sentence)
         total, count = sum(map(_seconds, tokens)), sum(map(_pauses, tokens))
         room = 2 * np.pi - GAP
@@ -68,10 +65,7 @@ class Timeline:
         return cls(tuple(spans), rate)
 
     def ticks(self) -> list[tuple[float, int]]:
-        """Return angle and rank of each mark of a ruler along the motions: rank r at multiples of 10^r seconds.
-
-        The finest rank is -2, or the first one above it with at most FINEST marks.
-        """
+        """Return angle and rank r (10^r s) of each mark of the ruler: of -2, or the first with at most FINEST."""
         moving = [span for span in self.spans if _seconds(span.token)]
         total = sum(_seconds(span.token) for span in moving)
         finest = next(rank for rank in range(-2, 9) if total <= FINEST * 10.0**rank)

@@ -44,10 +44,7 @@ class Strips:
         reward: float | None = None,
         reported: Sequence[float] = (),
     ) -> None:
-        """Add a control step: its action, the value and imagined reward of its decision (None: no planner), and gauges.
-
-        `reported`: the value of each gauge when it was decided.
-        """
+        """Add a control step: its action, its decision's value and reward (None: no planner), the gauges' values."""
         self.reported.append(np.asarray(reported, float))
         self.actions.append(np.asarray(action, float))
         self.imagined.append((np.nan if value is None else value, np.nan if reward is None else reward))
@@ -121,10 +118,7 @@ def _written(words: str) -> Image.Image:
 
 
 def bars(values: Float[np.ndarray, " n"], low: float, high: float, height: int) -> Float[np.ndarray, "height n"]:
-    """Return which part (0 to 1) of each pixel is covered by bars from 0 to `values`, on a scale from `low` to `high`.
-
-    A value that is not a number has no bar.
-    """
+    """Return how much (0 to 1) of each pixel is covered by bars from 0 to `values`; NaN has no bar."""
     ends = height * (high - np.nan_to_num(values)) / (high - low)
     base = height * high / (high - low)
     rows = np.arange(height)[:, None]

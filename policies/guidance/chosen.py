@@ -23,10 +23,7 @@ class Chosen:
 
     @classmethod
     def load(cls, keys: GuidanceKeys, checkpoint: Path, model: WorldModel) -> "Chosen":
-        """Load what the keys name for a model, which is that of `checkpoint`. Raises FolderError as `load_guidance`.
-
-        Nothing is read any more while the agent acts.
-        """
+        """Load what the keys name for the model of `checkpoint`; nothing is read later. Raises FolderError."""
         loaded = [load_guidance(path, checkpoint, model) for path, _ in keys.each]
         guidances = tuple((guidance, share) for (guidance, _), (_, share) in zip(loaded, keys.each, strict=True))
         return cls(guidances, *_wishes(keys, [spec for _, spec in loaded]))
@@ -43,10 +40,7 @@ class Chosen:
 
 
 def wishes_of(keys: GuidanceKeys, bare: bool = False) -> tuple[Wish, ...]:
-    """Return what the guidances that the keys name, of whatever checkpoint, ask for; weights are shares of the reward.
-
-    `bare`: leave out one without terms. Raises FolderError, and else UserError for such a one.
-    """
+    """Return what the guidances ask for, without those that have no terms if `bare`. Raises FolderError, UserError."""
     specs = [read_spec(path) for path, _ in keys.each]
     lacking = [path for (path, _), spec in zip(keys.each, specs, strict=True) if not spec.terms]
     if lacking and not bare:

@@ -110,10 +110,7 @@ def readings(probes: Probes, units: dict[str, str]) -> dict[str, Reading]:
 
 
 def moment(memory: Memory, episode: int, step: int) -> int:
-    """Return the row of a control step in the memory. Raises UserError if it is not there.
-
-    Steps at whose end nothing is known, such as the last ones of an episode, are not remembered.
-    """
+    """Return the row of a control step in the memory. Raises UserError if it is not there, as last ones."""
     here = memory.episode == episode
     if bool((found := here & (memory.step == step)).any()):
         return int(found.nonzero()[0])

@@ -17,10 +17,7 @@ LAST = 10
 
 
 class Judge:
-    """Judges G wishes by named quantities, in the order of `names`. `own`: the share of another reward beside theirs.
-
-    Letters: E episodes, Q quantities.
-    """
+    """Judges G wishes by quantities in the order of `names`, of E episodes. `own`: the share of another reward."""
 
     def __init__(self, wishes: Sequence[Wish], names: Sequence[str]):
         """Raise UserError for a wish about a quantity that is not among the names."""
@@ -56,10 +53,7 @@ class Judge:
         return torch.stack(each, -1)
 
     def satisfied(self, episodes: Sequence[Float[np.ndarray, "_ Q"]]) -> tuple[float, list[float]]:
-        """Return the share of the last tenth of the steps at which all wishes hold, in the mean of E episodes.
-
-        And that of each by itself.
-        """
+        """Return the share of each episode's last tenth at which all wishes hold, in the mean, and that of each."""
         ends = [self.holds(torch.from_numpy(each[-math.ceil(len(each) / LAST) :])) for each in episodes]
         alone = torch.stack([end.float().mean(0) for end in ends]).mean(0).tolist()
         return float(np.mean([float(end.all(-1).float().mean()) for end in ends])), alone

@@ -108,10 +108,7 @@ def save_guidance(folder: Path, guidance: Guidance, spec: GuidanceSpec) -> None:
 
 
 def load_guidance(path: Path, checkpoint: Path, model: WorldModel) -> tuple[Guidance, GuidanceSpec]:
-    """Load a guidance made for `model`, which is that of the folder `checkpoint`.
-
-    Raises FolderError, in one line, if it is damaged, none, or made for another checkpoint.
-    """
+    """Load a guidance of `model`, which is that of `checkpoint`. Raises FolderError if it is damaged or of another."""
     spec = read_spec(path)
     if spec.checkpoint != (own := sum_of_model(checkpoint)):
         made = f"made for another checkpoint (weights {spec.checkpoint[:8]}, those of {checkpoint} are {own[:8]})"

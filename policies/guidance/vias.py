@@ -37,10 +37,7 @@ class Vias:
         self.clock = torch.where(ended, 0, self.now(len(ended)))
 
     def pins(self, seen: Observation, reached: Float[Tensor, "B S"], curve: Curve, horizon: int) -> Pins | None:
-        """Return what plans of `horizon` tokens from here are to pass, or None.
-
-        `reached`: where the current curves end, if tokens are joined.
-        """
+        """Return what plans from here are to pass, or None; `reached`: where joined curves end."""
         now, joined, pins = self.now(len(seen)), bool(reached.shape[-1]), list[tuple[Tensor, Tensor, Tensor]]()
         self.pinned = torch.zeros(len(seen), dtype=torch.bool)
         for via in self.each:

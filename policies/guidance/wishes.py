@@ -123,10 +123,7 @@ def _term(text: str, units: Mapping[str, str]) -> Term:
 
 
 def parse_via(said: str, joints: Mapping[str, str]) -> list[tuple[str, float, float, float]]:
-    """Return joint, value, half width and seconds of each via-point of `joints`, whose units these are.
-
-    Raises UserError, in one line.
-    """
+    """Return joint, value, half width and seconds of each via-point of `joints`, with their units. Raises UserError."""
     result = []
     for text in map(str.strip, said.split(",")):
         found = VIA.fullmatch(text)
@@ -182,10 +179,7 @@ def intersected(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def check(terms: Sequence[Term], readings: Mapping[str, Reading], beyond: bool) -> None:
-    """Raise UserError if the latent does not hold a term's quantity, or if none of its values was ever seen.
-
-    `beyond`: allow the latter.
-    """
+    """Raise UserError if the latent does not hold a term's quantity or, unless `beyond`, no such value was seen."""
     for term in terms:
         name, read = term.quantity, readings[term.quantity]
         if not read.r2 >= READABLE:
@@ -248,10 +242,7 @@ def read_library(path: Path) -> tuple[Entry, ...]:
 
 
 def meant(words: str, library: Sequence[Entry]) -> list[Entry]:
-    """Return the entries that `words` may mean, the most likely first. Raises UserError for words unlike all of them.
-
-    A text that the library has itself means its entry alone.
-    """
+    """Return the entries that `words` may mean, likeliest first; one's own text means it alone. Raises UserError."""
     plain = " ".join(words.casefold().split()).rstrip(".! ")
     if same := [entry for entry in library if plain in [text.casefold() for text in entry.texts]]:
         return same

@@ -71,10 +71,7 @@ class PlannerClient:
         return self._pending is not None
 
     def ask(self, state, fresh: bool, frames: Sequence[np.ndarray] = (), present=(), *more) -> bool:
-        """Ask for a decision (`Question`) unless another is pending; return whether it was asked for.
-
-        `more`: episode, frame and reply. Raises WrongMessage for a question that cannot be sent.
-        """
+        """Ask for a decision (`Question`), unless one is pending: return whether. Raises WrongMessage."""
         if self.waiting:
             return False
         given = fresh, state, tuple(frames), np.asarray(present, bool), *more

@@ -200,10 +200,7 @@ class PlannerService:
 
 @contextmanager
 def listening(address: str) -> Iterator[socket.socket]:
-    """Listen at the path of a Unix socket, which only this user can reach.
-
-    Raises UserError if others may enter the socket's folder, or if another planner listens there; OSError.
-    """
+    """Listen at a Unix socket that only this user can reach. Raises UserError if others can or it is taken; OSError."""
     path = Path(address)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.parent.stat().st_mode & 0o077:

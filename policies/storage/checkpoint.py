@@ -109,10 +109,7 @@ def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], 
 
 
 def lerobot_settings(senses: Shapes, action_size: int) -> dict:
-    """Return LeRobot's keys of config.json: frames are channels-first, and language is left out, being its `task`.
-
-    Actions are in [-1, 1] in Semagram's own environments, so nothing is normalised.
-    """
+    """Return LeRobot's keys of config.json; frames channels-first, nothing normalised, language being its `task`."""
     inputs: dict = {STATE_KEY: {"type": "STATE", "shape": list(senses[STATE_KEY])}} if STATE_KEY in senses else {}
     inputs |= {key: {"type": "VISUAL", "shape": [s[2], s[0], s[1]]} for key, s in senses.items() if is_image(key)}
     return {
@@ -155,10 +152,7 @@ def newest(folder: Path) -> Path:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint at `path`, or the newest one if `path` is a run's folder or its `checkpoints` folder.
-
-    Raises FolderError if there is none.
-    """
+    """Return the checkpoint at `path`, or the newest of a run or a `checkpoints` folder. Raises FolderError."""
     if not path.is_dir():
         raise FolderError(f"checkpoint={path}: no such folder")
     if (path / MANIFEST).exists():
@@ -170,10 +164,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:
-    """Read a checkpoint's spec. Raises FolderError naming what is missing, damaged or of another format.
-
-    `downloaded`: allow a missing manifest, since LeRobot downloads only config.json and the weights.
-    """
+    """Read a checkpoint's spec; if `downloaded` by LeRobot, perhaps without a manifest. Raises FolderError."""
     signed = not downloaded or (path / MANIFEST).exists()
     saved = _settings(path, check_folder(path, (CONFIG, MODEL)) if signed else {})
     own = {each.name: saved[each.name] for each in fields(AgentSpec) if each.name in saved}  # the rest is LeRobot's
@@ -188,10 +179,7 @@ def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:
 
 
 def _settings(path: Path, made: dict) -> dict:
-    """Read a checkpoint's config.json; `made`: the versions in its manifest.
-
-    Raises FolderError if it is not JSON, not Semagram's, or of another format.
-    """
+    """Read a checkpoint's config.json; `made`: its manifest's versions. Raises FolderError if it is none of ours."""
     file = path / CONFIG
     try:
         saved = json.loads(file.read_text())
@@ -246,10 +234,7 @@ def check_resumable(path: Path) -> dict:
 
 
 def restore(path: Path, training, warn: Callable[[str], None]) -> None:
-    """Restore the state that `save_checkpoint` was given, after `check_resumable`, to a training (a `Trainer`).
-
-    Raises FolderError if the checkpoint does not fit this training.
-    """
+    """Restore the state that `save_checkpoint` was given to a `Trainer`. Raises FolderError if it does not fit."""
     like = training.state_dict()
     state: dict[str, Nested] = {name: read_tensors(path / f"{name}.safetensors") for name in ("replay", "loop")}
     state |= {name: _fitting(like[name], path / f"{name}.safetensors") for name in ("model", "learner")}

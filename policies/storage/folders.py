@@ -92,10 +92,7 @@ def check_folder(path: Path, needed: tuple[str, ...]) -> dict:
 
 @contextmanager
 def aside_of(path: Path) -> Iterator[Path]:
-    """Yield a free, hidden path next to `path` to write to first; if it still exists on exit, it is removed.
-
-    What dead processes (kill -9) left behind for `path` is cleared first. Raises OSError.
-    """
+    """Yield a free, hidden path beside `path`, removed on exit; clear what killed processes left. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_aside(path.parent, re.escape(path.name))
     aside = path.parent / f".{path.name}.{os.getpid()}"
@@ -205,10 +202,7 @@ def claimed(descriptor: int) -> bool:
 
 
 def check_format(where: Path | str, found: object, commit: str = "") -> None:
-    """Raise FolderError, in one line, unless `found` is the current `FORMAT`.
-
-    `commit`: the commit of the code that wrote `where`; empty if unknown.
-    """
+    """Raise FolderError unless `found` is the current `FORMAT`; `commit`: that wrote `where`, if known."""
     if type(found) is not int or found != FORMAT:
         other = f"train again, or use the commit that made it{f' ({commit})' if commit else ''}"
         raise FolderError(f"{where}: of format {found}, this Semagram reads {FORMAT}; {other}")

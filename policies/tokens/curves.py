@@ -19,10 +19,7 @@ from worldmodel.settings import TokenConfig
 
 @cache
 def knots(count: int, degree: int) -> np.ndarray:
-    """Return the read-only knot vector (count + degree + 1,) on [0, 1], with `degree` + 1 equal knots at either end.
-
-    Raises ValueError unless 0 <= degree < count.
-    """
+    """Return the read-only clamped knot vector (count + degree + 1,) on [0, 1]. Raises ValueError."""
     if not 0 <= degree < count:
         raise ValueError(f"degree={degree}: 0 to {count - 1} for {count} control points")
     inner = np.linspace(0, 1, count - degree + 1)

@@ -77,10 +77,7 @@ class LowRankGaussian:
         return self._update(rows, value, torch.diag(noise))
 
     def times(self, other: "LowRankGaussian") -> "LowRankGaussian":
-        """Combine two intentions: the normalized product of their densities.
-
-        One of them may be known exactly in some directions. Raises ValueError if both are in the same direction.
-        """
+        """Return the normalized product of both densities. Raises ValueError where both are exact in one direction."""
         return self._update(torch.eye(self.mean.shape[-1], dtype=self.mean.dtype), other.mean, other.covariance)
 
     def _update(self, rows: Tensor, value: Tensor, noise: Tensor) -> "LowRankGaussian":

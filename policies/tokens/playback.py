@@ -122,10 +122,7 @@ class Playback:
             yield from self._run(GRIP_S, lambda s: np.tile(self.position, (len(s), 1)))
 
     def _run(self, seconds: float, curve):
-        """Yield the actions due in the next `seconds` and the events in between.
-
-        `curve` maps times (n,), in seconds from now, to actions (n, A).
-        """
+        """Yield the actions due in the next `seconds`, by `curve` from times (n,) to (n, A), and events between."""
         begin, self.clock = self.clock, self.clock + seconds
         last = max(self._done, ceil(self.clock * self.rate_hz - 0.5 - 1e-9))  # one due at the end is the next run's
         times = (np.arange(self._done, last) + 0.5) / self.rate_hz

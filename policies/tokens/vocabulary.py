@@ -60,10 +60,7 @@ class Move:
 
     @classmethod
     def of(cls, points: Float[np.ndarray, " P"], control_points: int, degree: int, seconds: float) -> "Move":
-        """Build the motion of a world model's token from its points (P,), P = control points x A.
-
-        The points are clamped to [-1, 1], since a mean of bounded tokens can be out of bounds by an ulp.
-        """
+        """Build the motion of a model's token (P,), clamped, since a mean may be out of bounds by an ulp."""
         points = np.clip(np.asarray(points, dtype=float).reshape(control_points, -1), -1, 1)
         return cls(points, seconds, degree)
 
@@ -172,10 +169,7 @@ def text(sentence: Iterable[Token]) -> str:
 
 
 def checked(sentence: Iterable[Token]) -> Sentence:
-    """Return the sentence as a tuple.
-
-    Raises ValueError if a stop is not the last token, or if motions differ in their number of action dimensions.
-    """
+    """Return the sentence as a tuple. Raises ValueError if a token follows a stop, or widths of motions differ."""
     result = tuple(sentence)
     for i, token in enumerate(result[:-1]):
         if isinstance(token, Stop):
@@ -187,10 +181,7 @@ def checked(sentence: Iterable[Token]) -> Sentence:
 
 
 def _matrix(value: np.ndarray, name: str, low: float, high: float) -> np.ndarray:
-    """Return a read-only float64 copy of a matrix.
-
-    Raises ValueError if it is empty or not a matrix, or naming the first entry outside [low, high].
-    """
+    """Return a read-only float64 copy of a matrix. Raises ValueError if it is none, or has an entry out of range."""
     result = np.array(value, dtype=float)
     if result.ndim != 2 or 0 in result.shape:
         raise UserError(f"{name}: shape {result.shape}; a matrix of control points x dimensions")
@@ -213,10 +204,7 @@ def to_plain(sentence: Iterable[Token]) -> list[dict]:
 
 
 def from_plain(data: object) -> Sentence:
-    """Parse the output of `to_plain` (or equivalent JSON data) into a sentence.
-
-    Raises ValueError naming the token, what is wrong with it and what is expected.
-    """
+    """Parse the output of `to_plain` into a sentence. Raises ValueError naming the token and what is expected."""
     if not isinstance(data, list):
         raise UserError(f"a sentence is a list of tokens, not {type(data).__name__}")
     tokens = []
@@ -229,10 +217,7 @@ def from_plain(data: object) -> Sentence:
 
 
 def plan_bytes(plan: Iterable[Token], task: str, places: bool) -> bytes:
-    """Serialize the plan of an agent trained on `task` as the contents of a file that `read_sentence` reads.
-
-    `places`: whether its numbers are joint positions of an arm, scaled to the joints' ranges.
-    """
+    """Return the contents of plan.json; `places`: whether its numbers are positions of an arm's joints."""
     return json.dumps({"task": task, "places": places, "tokens": to_plain(plan)}).encode()
 
 

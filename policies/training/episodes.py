@@ -38,10 +38,7 @@ def observe(returned: Mapping[str, np.ndarray | tuple[str, ...]], senses: Shapes
 
 
 def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
-    """Return the reset seed of one environment's episode.
-
-    `stream`: 0 (training), 1 (evaluation) and 2 (timing, filming) are independent.
-    """
+    """Return the reset seed of an episode; `stream`: 0 training, 1 evaluation, 2 timing and filming; independent."""
     return int(np.random.SeedSequence([seed, stream, env, episode]).generate_state(1)[0])
 
 
@@ -174,10 +171,7 @@ class Episodes:
         return self.observation
 
     def begin(self, begun: Bool[Tensor, " E"]) -> None:
-        """Begin a new episode in the environments marked, and another where its reset is at fault.
-
-        Raises the fault after PATIENCE such episodes in a row; all environments are then to begin anew.
-        """
+        """Begin an episode where marked, and another where the reset is at fault: raised after PATIENCE of those."""
         mask = begun.numpy()
         while mask.any():
             if self.failed.max() >= PATIENCE:

@@ -87,10 +87,7 @@ class Trainer:
         return max(self.learner.updates, int(self.steps * (self.learner.config.updates_per_token / self.curve.length)))
 
     def step(self) -> list[EpisodeEnd]:
-        """Act once in every environment, store what followed and learn; return the episodes that ended.
-
-        A step at which an environment was at fault is not stored, nor is its episode returned: another begins.
-        """
+        """Act once everywhere, store what followed, but for faults, and learn; return the episodes that ended."""
         episodes = self.episodes
         if episodes.observation is None:
             self._begin(episodes.everywhere)
@@ -151,10 +148,7 @@ class Trainer:
         ]
 
     def learn(self) -> None:
-        """Run the updates now due: none during the seed steps, then all that those have accumulated.
-
-        Between two of them, stop if `stopping()`. Whoever goes on from there calls this first.
-        """
+        """Run the updates now due, until `stopping()`; whoever goes on from there calls this first."""
         while self.learner.updates < self.due:
             if self.stopping():
                 return

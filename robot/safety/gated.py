@@ -204,10 +204,7 @@ class GatedRobot(Robot):
             self.gate.release()
 
     def disconnect(self) -> None:
-        """Brake, release each motor, close the port, close the data.
-
-        The errors met are raised together at the end: an ExceptionGroup, or notes on Stopped if a signal came.
-        """
+        """Brake, release the motors, close port and data; then raise what failed together, or Stopped, noting it."""
         if not self.is_connected and not self._data:
             self.robot.disconnect()  # raises LeRobot's own error: not connected
         errors, signalled = self._shut_down()
@@ -251,10 +248,7 @@ class GatedRobot(Robot):
         return stopped
 
     def _brake(self) -> list[Exception]:
-        """Send braking commands until at rest, or until the robot takes no more; return the errors met.
-
-        The gate must have a fault.
-        """
+        """Brake to rest (the gate has a fault), or as far as the robot takes commands; return the errors met."""
         errors, failed = list[Exception](), 0
         slowest = time_to_rest(self.gate.limits.column("rate"), self.gate.limits.column("acceleration"))
         for _ in range(math.ceil(slowest / BRAKE_PERIOD_S) + GIVE_UP + 1):

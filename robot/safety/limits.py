@@ -144,10 +144,7 @@ def so101(preset: str = "careful", calibration: Mapping | None = None) -> Limits
 
 
 def _half_range(name: str, calibration: Mapping) -> float:
-    """Return the degrees from the middle of a joint's calibrated range to its end.
-
-    Raises ValueError if the calibration lacks the joint or has no range.
-    """
+    """Return the degrees from the middle of a joint's calibrated range to its end. Raises ValueError without one."""
     entry = calibration.get(name)
     if entry is None:
         raise UserError(f"calibration: no joint {name!r}, only {', '.join(calibration) or 'none'}")

@@ -54,10 +54,7 @@ def unlock(robot: Robot) -> None:
 
 
 def release_motors(robot: Robot) -> list[Exception]:
-    """Switch off each motor's torque, unless the robot's config keeps it on (disable_torque_on_disconnect=false).
-
-    Returns the errors met.
-    """
+    """Switch off each motor's torque, unless `disable_torque_on_disconnect` is false; return the errors met."""
     errors: list[Exception] = []
     for bus, owner in parts(robot):
         if not bus.is_connected or not getattr(owner.config, "disable_torque_on_disconnect", True):

@@ -24,10 +24,7 @@ DOWN = np.array([0.0, 0.0, -1.0])
 
 
 def arm_file() -> Path:
-    """Return MuJoCo Menagerie's model of the arm, in so101-nexus, whose import would take seconds.
-
-    Raises ImportError without the package.
-    """
+    """Return MuJoCo Menagerie's model of the arm, in so101-nexus (slow to import). Raises ImportError without it."""
     package = importlib.util.find_spec("so101_nexus")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("so101-nexus is not installed", name="so101_nexus")

@@ -173,10 +173,7 @@ def diverged(env: VariedArm) -> bool:
 
 
 def components(env: gymnasium.Env | str) -> dict[str, slice]:
-    """Return the slice of each component of the observation (S,), by so101-nexus's name for it.
-
-    `env`: an environment that `build` created, or the name of its task.
-    """
+    """Return the slice of each component of the observation (S,), by name, of an environment or a task's name."""
     parts, start = {}, 0
     config = _creator(env).default_config_cls() if isinstance(env, str) else bare(env).config
     for part in config.observations or ():

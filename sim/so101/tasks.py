@@ -25,10 +25,7 @@ class ArmTask:
     square: float = 0.0
 
     def untrained(self, place: Sequence[float]) -> str:
-        """Explain how an object at `place`, (x, y, z) in metres, differs from training.
-
-        Return an empty string if it does not, or if it is unknown where objects are placed.
-        """
+        """Explain how an object at `place`, (x, y, z) in metres, differs from training, "" if it does not."""
         (x, y, z), (u, v), half = place, CENTRE, self.square
         if self.ring:
             inner, outer = self.ring

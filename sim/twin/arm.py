@@ -215,10 +215,7 @@ class TwinArm:
         return float(self.data.qpos[self._at[joint][0]])
 
     def hold(self, joint: str, angle: float | None = None) -> None:
-        """Hold a joint as if by hand: it stays at `angle` (rad, default its current one) whatever its motor does.
-
-        The angle is clipped to the joint's range.
-        """
+        """Hold a joint as if by hand at `angle` (rad, in its range; default: where it is), whatever its motor does."""
         hand, at = self._hand[joint], self._at[joint][0]
         target = self.angle(joint) if angle is None else np.clip(angle, *self.model.joint(joint).range).item()
         self.model.eq_data[hand, 0] = target - self.model.qpos0[at]

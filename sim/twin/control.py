@@ -104,10 +104,7 @@ class TwinControl(closing):
         self._file = self._socket.makefile("r", encoding="utf-8")
 
     def ask(self, do: str, **arguments) -> dict:
-        """Send a request and return its answer.
-
-        Raises ValueError with the twin's error message, ConnectionError if the twin has closed the channel.
-        """
+        """Send a request; return its answer. Raises ValueError with the twin's, ConnectionError if it is closed."""
         self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         line = self._file.readline()
         if not line:

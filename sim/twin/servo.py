@@ -177,10 +177,7 @@ class Servo:
         return Drive(self.setpoint, self["P_Coefficient"] / 16, min(limit, 1.0))
 
     def sense(self, shaft: float, speed: float, effort: float, dt_s: float) -> None:
-        """Update registers from the shaft's position (steps), speed (steps/s) and effort; apply motor protection.
-
-        `effort` is a fraction of the stall torque.
-        """
+        """Update registers by the shaft (steps, steps/s) and effort, a share of the stall torque; protect the motor."""
         self.shaft = shaft
         self["Present_Position"] = round(self.present())
         self["Present_Velocity"] = round(speed)
@@ -235,10 +232,7 @@ def cut(data: bytes) -> list[bytes]:
 
 
 class Framer:
-    """Finds packets in a byte stream, however it is split; skips noise and packets with a wrong checksum.
-
-    `spoilt` counts the wrong checksums.
-    """
+    """Finds packets in a byte stream, skipping noise and wrong checksums, which `spoilt` counts."""
 
     def __init__(self):
         self._held = bytearray()

@@ -39,10 +39,7 @@ class RayLauncher(Launcher):
         self.shared = hydra_context, config, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Run a member for each list of overrides, and print what it says as it ends. Returns what each returned.
-
-        Raises UserError if no machine of the cluster is large enough, and ConnectionError for a wrong address.
-        """
+        """Run a member for each list of overrides, and print what it says. Raises UserError, ConnectionError."""
         answers = sys.stdout
         with redirect_stdout(sys.stderr):  # of what Ray itself prints
             return self._launched(job_overrides, initial_job_idx, answers)
