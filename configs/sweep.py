@@ -42,11 +42,7 @@ def own_configs() -> list[str]:
 
 
 def play(name: str, folder: Path, device: object = None) -> dict:
-    """Run the member that Hydra has just composed, with what it says in log.txt in its folder. Returns its result.
-
-    `device`: its key; of several cards, members take turns (`configs.machine.own_card`).
-    Raises Ended if it fails. On a stop signal it is ended first.
-    """
+    """Run the member that Hydra has composed, with its log.txt; return its result. Raises Ended if it fails."""
     from hydra.core.hydra_config import HydraConfig
 
     words = [*own_configs(), *HydraConfig.get().overrides.task, f"hydra.run.dir={quoted(folder)}"]

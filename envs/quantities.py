@@ -30,12 +30,7 @@ class Quantities:
     """Reads the named quantities of one environment. `units`: the unit of each by name, "" if unknown."""
 
     def __init__(self, env: gymnasium.Env, labels: Sequence[str], state: Callable[[Any], np.ndarray]):
-        """Find what `env` can tell.
-
-        `labels`: names of the components of its `state` (S,), a function of what it observes, used without MuJoCo.
-
-        Raises UserError if the environment's own `quantities()` raises anything.
-        """
+        """Find what `env` can tell; `labels` name its `state` (S,), used without MuJoCo. Raises UserError."""
         self.units: dict[str, str] = {}
         self._env = env
         self._readers: list[Callable[[Any], np.ndarray]] = []

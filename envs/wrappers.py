@@ -181,11 +181,7 @@ class Multi(gymnasium.Wrapper):
     """
 
     def __init__(self, parts: dict[str, gymnasium.Env]):
-        """Combine `parts`, at least one environment by task name.
-
-        Raises:
-            ValueError: if their observations, actions or control rates differ; one line.
-        """
+        """Combine environments by task name. Raises ValueError if their observations, actions or rates differ."""
         self.parts, self._names = parts, list(parts)
         self._task = self._names[0]
         super().__init__(parts[self._task])

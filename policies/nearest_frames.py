@@ -52,11 +52,7 @@ class NearestFrames:
         return self.frames[camera][nearest(latents, self.latents, saw)]
 
     def agreement(self) -> dict[str, float]:
-        """Return how well the latent from each sense alone agrees with that from all: 1 if equal, 0 if unrelated.
-
-        1 - E|z_alone - z|^2 / E|z' - z|^2, where z' is the latent of another moment. The first mean is over the moments
-        at which the sense was present together with another; a sense with no such moment is left out.
-        """
+        """Return 1 - E|z_alone - z|^2 / E|z' - z|^2 for each sense seen beside another; z': of other moments."""
         apart = (self.latents - self.latents.roll(1, 0)).square().sum(-1).mean().clamp(min=1e-12)
         beside = self.beside
         off = {key: (z - self.latents)[beside[key]].square().sum(-1).mean() for key, z in self.alone.items()}

@@ -21,11 +21,7 @@ TABLE, TOKENIZER = "weights/l2_supercat_256.safetensors", "tokenizers/l2_superca
 
 
 class Words:
-    """Encodes sentences as unit vectors of `size` numbers, and caches the result for each sentence.
-
-    Case, extra whitespace and trailing full stops or exclamation marks are ignored. The table is loaded at the first
-    sentence.
-    """
+    """Encodes sentences as cached unit vectors; case, extra space and final stops do not count."""
 
     size = 256
 

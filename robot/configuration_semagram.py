@@ -21,11 +21,7 @@ ALIKE = 0.98  # cosine similarity above which two sentences count as the same
 
 @dataclass(frozen=True)
 class ImitatorConfig(ModelConfig):
-    """A model whose tokens last eight control steps (about a quarter of a second at 30 Hz) unless set otherwise.
-
-    A class of its own because LeRobot's parser fills keys that are not given from the class's defaults, not the
-    field's.
-    """
+    """A model of eight-step tokens by default; a class, as LeRobot's parser takes a class's defaults."""
 
     token: TokenConfig = field(default_factory=lambda: TokenConfig(8, 4, 3))
 
@@ -89,11 +85,7 @@ class SemagramConfig(PreTrainedConfig):
 
     @property
     def moments(self) -> list[list[int]]:
-        """The control steps whose frames are perceived at each boundary of a window's tokens.
-
-        `horizon` + 1 lists with a step per lag of `model.vision.frame_lags`, counted from the window's start
-        (negative before it).
-        """
+        """The steps of the frames seen at each of `horizon` + 1 token boundaries, counted from the window's start."""
         ends = [t * self.model.token.length for t in range(self.horizon + 1)]
         return [[end - lag for lag in self.model.vision.frame_lags] for end in ends]
 
@@ -119,11 +111,7 @@ class SemagramConfig(PreTrainedConfig):
         """Return None: the learning rate is constant."""
 
     def validate_features(self) -> None:
-        """Take the sizes from the features and, unless they are known, the senses: the state and every camera.
-
-        Raises ValueError for an impossible configuration, for features whose sizes differ from the checkpoint's, and
-        for a new policy with a sense that the features lack.
-        """
+        """Take sizes and, unless known, senses from the features. Raises ValueError for what does not fit."""
         check_format("policy", self.format)
         features, action = self.input_features or {}, (self.output_features or {}).get(ACTION)
         if action is None:
@@ -156,11 +144,7 @@ class SemagramConfig(PreTrainedConfig):
             raise UserError("policy.planned=true: it learned from recordings, which do not tell what is good; false")
 
     def _senses_of(self, there: Mapping, features: Mapping) -> dict[str, list[int]]:
-        """Return the senses that those of LeRobot's features which can be perceived, `there`, give a new policy.
-
-        Warns of a camera that cannot be used: a depth map, or one under another key. Raises ValueError if no sense is
-        left.
-        """
+        """Return the senses that the usable features give a new policy; warn of other cameras. Raises ValueError."""
         for key, feature in features.items():
             if key not in there and key.startswith("observation.image"):
                 why = f"not perceived; {IMAGE_KEY_PREFIX}<camera> (3, h, w) is"

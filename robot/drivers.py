@@ -63,11 +63,7 @@ class TeleopDriver(Driver):
     """Any LeRobot teleoperator whose actions have the robot's own keys."""
 
     def __init__(self, teleop: Teleoperator, keys: Sequence[str], units: Units):
-        """Connect without prompting; `keys` are the joints', in order, and `units` theirs.
-
-        Raises ValueError for a teleoperator that lacks one of `keys` or is not calibrated, ConnectionError if motors do
-        not answer.
-        """
+        """Connect without prompting. Raises ValueError without a key or calibration, ConnectionError."""
         if missing := [key for key in keys if key not in teleop.action_features]:
             moves = ", ".join(teleop.action_features)
             raise UserError(f"teleop.type={teleop.name}: moves {moves}, not {', '.join(missing)}")

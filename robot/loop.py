@@ -165,11 +165,7 @@ class Loop:
         self._sent = None
 
     def move_to(self, place: np.ndarray, patience_s: float = 15.0) -> str:
-        """Move the joints slowly to `place` (6,).
-
-        Returns "" once they are near it, else why they are not: a fault, or `patience_s` seconds past the planned
-        arrival.
-        """
+        """Move the joints slowly to `place` (6,); return "" once near, else a fault or how far off they stay."""
         hz, fastest = self.ticks.hz, self._units.spans(self.robot.gate.limits.column("rate"))
         start = self.read().joints
         seconds = np.abs(place - start) / np.minimum(SLOW_RAD_S, SHARE * fastest)

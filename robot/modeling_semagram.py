@@ -45,11 +45,7 @@ class SemagramPolicy(PreTrainedPolicy):
     name = "semagram"
 
     def __init__(self, config: SemagramConfig, dataset_stats: dict | None = None, dataset_meta=None, **kwargs):
-        """Create a new policy.
-
-        `dataset_stats`: initialise the state's normaliser; `dataset_meta`: its tasks are the sentences. Raises
-        ValueError for an impossible configuration, or for state statistics that are not finite.
-        """
+        """Create a policy, its normaliser by `dataset_stats`, sentences by `dataset_meta`. Raises ValueError."""
         super().__init__(config)
         config.validate_features()
         config.take_sentences(() if dataset_meta is None or dataset_meta.tasks is None else dataset_meta.tasks.index)
@@ -91,11 +87,7 @@ class SemagramPolicy(PreTrainedPolicy):
         self.agent.forget()
 
     def select_action(self, batch: dict, **kwargs) -> Float[Tensor, "B A"]:
-        """Return the next action of each of B robots; called every control step.
-
-        `batch` holds what the policy perceives: `observation.state` (B, S), `observation.images.<camera>` (B, 3, h, w),
-        and `task`, B strings. Raises ValueError for observations that do not fit (see `_observe`).
-        """
+        """Return the next actions of B robots, by states, images (B, 3, h, w) and `task`. Raises ValueError."""
         with torch.inference_mode(False):  # the agent stores its decisions and modifies them later
             return self.agent.act(self._observe(batch, "steps")).to(self.config.device)
 

@@ -206,11 +206,7 @@ class Draft:
 
 
 def done(mark: bool | None, told: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Return whether an episode's task was done after each of its `count` steps (T,); None if nothing says so.
-
-    `mark`: the episode's own; a person's counts before what its steps `told`. A success that no step told of is at the
-    episode's end.
-    """
+    """Return whether the task was done after each step (T,), by the episode's mark before its steps'; or None."""
     told = None if told is None else told.reshape(-1).astype(bool)
     if mark is None or (mark and told is not None and told.any()):
         return told

@@ -18,11 +18,7 @@ HELD_RAD, HELD_S, TRIES = 0.14, 0.2, 2
 
 
 class Rungs:
-    """The rung that an arm is on in one episode, at `hz` control steps a second.
-
-    `back`: targets (6,) that are still to be sent again, the next one last. `stuck`: why it stops, "" if it does not.
-    `asking`: whether it rests for an answer.
-    """
+    """The rung an arm is on. `back`: targets (6,) to send again, the last first; `stuck`: why it stops, or ""."""
 
     def __init__(self, hz: float):
         self.back, self.stuck, self.asking = list[np.ndarray](), "", False

@@ -54,11 +54,7 @@ class SimulatedTime:
 
 @dataclass
 class Ticks:
-    """Ticks due at `start + k / hz`. One whose time passed before its turn is skipped, but for the last of a run.
-
-    `skipped`: how many were.
-    `late_s`: how late each tick began.
-    """
+    """Ticks due at `start + k / hz`; one whose time has passed is skipped, but for the last of a run."""
 
     hz: float
     clock: Clock = time

@@ -84,11 +84,7 @@ class View:
 
 
 class Canvas:
-    """Renders one MuJoCo model at height by width pixels.
-
-    Without a `view`, use the model's first camera, or MuJoCo's default free camera if it has none. A frame depends on
-    the state and the model alone, not on earlier frames.
-    """
+    """Renders a MuJoCo model from `view`, else its first or MuJoCo's free camera, by its state alone."""
 
     def __init__(self, model, height: int, width: int, view: View | None = None):
         """Create a rendering context. Raises RenderingUnavailable if that fails."""

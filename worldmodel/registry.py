@@ -94,11 +94,7 @@ def blamed(error: BaseException, **more: object) -> str:
 
 
 def load(plugins: object) -> None:
-    """Import modules, each by its name or by the path of its file, once.
-
-    Raises UserError for one that is not there or fails. Anything but a list of texts is left for the check of the
-    settings to refuse.
-    """
+    """Import modules, each by name or by its file's path, once. Raises UserError for one that fails."""
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if not isinstance(plugin, str):
             return

@@ -26,11 +26,7 @@ class ReplayMismatch(UserError):
 
 
 class Replay:
-    """A ring buffer of rows for each of E environments.
-
-    A row holds an observation and the step taken from it. The newest row has no step yet, and the last observation of
-    an episode never gets one: such rows are marked `final`.
-    """
+    """A ring buffer of rows (an observation, the step from it) for each of E environments; `final`: no step."""
 
     def __init__(
         self,

@@ -292,11 +292,7 @@ class RecordSession:
         return None if keys is None else lambda: keys.said == "s"
 
     def _begin(self, loop: Loop, driver: Driver, number: int) -> int:
-        """Lay out the scene (in simulation), or take the arm to a policy's start, and begin episode `number`.
-
-        Returns the layout's seed. Layouts that the script cannot reach are left out. Raises ValueError after TRIES of
-        them in a row, Ended if the arm does not get to its start.
-        """
+        """Lay the scene out or take the arm to its start; return the layout's seed. Raises ValueError, Ended."""
         robot, planned = loop.robot, self._planned
         if planned is not None:
             if not planned.run.prepare(loop, planned.follower, planned.estimator, number):

@@ -212,11 +212,7 @@ class RunSession:
     def follower(
         self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = "", asker: Asker | None = None
     ) -> tuple[PlanFollower, StateEstimator, Robot]:
-        """Return what follows the checkpoint's plans, what tells it the task's state, and the arm, not connected.
-
-        `trace`: the folder for the trace of the planner's decisions, if there is to be one. Closing `stack` ends their
-        processes. Raises ValueError, OSError.
-        """
+        """Return what follows the checkpoint's plans, the task's state, and the arm; closing `stack` ends all."""
         config, hz, senses = self.config, self.task.arm.control_hz, self.senses
         begin = begin_of(self.spec, task_of(self.spec), config.lead, self.instruction)
         link = planner_client(stack, config, self.path, begin, say, trace)
@@ -245,11 +241,7 @@ class RunSession:
         results: list[bool | None],
         fulfilment: Fulfilment | None,
     ) -> str:
-        """Run all episodes, and shut down whatever ends them; `results` gets whether each was done.
-
-        An episode is done once its guidance is fulfilled, else by the task's own criterion. Returns "done",
-        "fault" or the name of a signal.
-        """
+        """Run all episodes, shut down whatever ends them, and return "done", "fault" or a signal's name."""
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
         judge = fulfilment or (estimator.success if judged else None)
         steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last

@@ -159,11 +159,7 @@ def load(
     threads: int = 1,
     plugins: Sequence[str] = (),
 ) -> Agent:
-    """Load the agent of a run folder's newest checkpoint, or of a checkpoint; it does not explore.
-
-    `planned`: act with the planner, else with the policy alone. `plugins`: files or modules to import first, if it uses
-    registered parts. Raises ValueError, one line, for what is not there or a seed below 0.
-    """
+    """Load the agent of a checkpoint or of a run's newest; it does not explore. Raises ValueError, one line."""
     _check_seed("load", seed)
     try:
         register_all([*plugins])

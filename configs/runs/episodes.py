@@ -29,11 +29,7 @@ def side_by_side(deadline_ms: float) -> int:
 
 
 class EvaluationEpisodes:
-    """The `count` episodes of an evaluation, played in batches of at most `together` environments in this process.
-
-    Each episode depends only on the seed and its number, not on the batches. `settings`: further arguments of
-    `make_vector`.
-    """
+    """The `count` episodes of an evaluation, at most `together` at once; each depends only on seed and number."""
 
     def __init__(self, task: TaskConfig, count: int, together: int = TOGETHER, **settings):
         self.task, self.count = task, count

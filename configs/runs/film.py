@@ -186,11 +186,7 @@ class Reel:
         self.imagined: tuple[float | None, float | None] = None, None
 
     def follow(self) -> None:
-        """Take in the newest decision, if it is a new one of this environment.
-
-        `imagined` is then its value, the imagined reward of its first token and the discounted value after it, and that
-        reward per control step; (None, None) without a planner.
-        """
+        """Take in a new decision, and `imagined`: its value and reward per control step, (None, None) unplanned."""
         plan, decision = self.agent.plan, self.agent.decision
         if plan is None or decision is None or decision is self.decision or not self.agent.planned[self.of]:
             return

@@ -37,11 +37,7 @@ class Machine:
 
 
 def prepare(config: MachineConfig) -> Machine:
-    """Set the number of threads, resolve `auto`, and return the Machine.
-
-    Raises ValueError for a missing device or compiler, or more threads than cores. Warns if `compile=auto` finds no
-    compiler.
-    """
+    """Set the threads, resolve `auto`, and return the Machine. Raises ValueError for what is not here."""
     check_threads(config.threads)  # again, of a run that is resumed
     torch.set_num_threads(config.threads)
     keep_memory()

@@ -67,11 +67,7 @@ class Training:
 
     @classmethod
     def begin(cls, keys: dict, path: Path, given: Collection[str] = (), callback: Callback | None = None) -> "Training":
-        """Begin a new run in the folder `path`, or continue the run `keys["resume"]` (`configs.runs.run_folder`).
-
-        `given`: the dotted keys that the user set. `callback` is called with each row of metrics.csv. Raises
-        ConfigError, FolderError.
-        """
+        """Begin a run in the folder `path`, or continue that of `keys["resume"]`. Raises ConfigError, FolderError."""
         run = cls._resume(keys, given) if keys["resume"] else cls._new(keys, path)
         run.callback = callback
         return run

@@ -39,11 +39,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float] | ndarray, seed: int = 0) -> Interval:
-    """Return the mean of one sample with its percentile bootstrap interval.
-
-    With few values the interval is too narrow: for n = 3 it is their range, which covers the mean of a symmetric
-    distribution in 75 % of cases.
-    """
+    """Return a sample's mean and percentile bootstrap interval, too narrow for few: of three, their range."""
     return _interval([values], lambda x: x.mean(-1), seed)
 
 
@@ -69,11 +65,7 @@ def _interval(strata: Sequence, statistic: Callable[[ndarray], ndarray], seed: i
 
 
 def chosen(paths: Sequence[str | Path]) -> list[Result]:
-    """Read results to make a table of.
-
-    Raises UserError if there are none, or the same run twice, or one task at different numbers of steps (a mean would
-    mix them), and ResultsError, OSError.
-    """
+    """Read results for a table. Raises UserError for none, one run twice or mixed steps; ResultsError, OSError."""
     results, where = [result for path in paths for result in read(path)], f"table={', '.join(map(str, paths))}"
     if not results:
         raise UserError(f"{where}: no results")
@@ -205,11 +197,7 @@ def comparison(results: Sequence[Result]) -> str:
 
 
 def summary(results: Sequence[Result], agent: str) -> dict:
-    """Return an agent's results as a dict for JSON.
-
-    Among others: `iqm`, the interquartile mean; `at_least_published`, how many tasks reach TD-MPC2's published return
-    and how many have one; and the mean returns.
-    """
+    """Return an agent's results for JSON: `iqm`, means, and how many tasks reach TD-MPC2's, of how many."""
     table = rows(results, agent)
     score = pooled(table)
     beside = [(row.ours.estimate, row.published) for row in table if row.published is not None]

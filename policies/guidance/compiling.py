@@ -161,11 +161,7 @@ def _terms(names: Sequence[str], middle: Float[Tensor, " T"], half: Float[Tensor
 
 
 def read_examples(examples: str, memory: Memory) -> tuple[Int[Tensor, " G"], Int[Tensor, " B"]]:
-    """Return the rows of the memory that are good and those that are bad.
-
-    `examples`: a CSV file of lines `episode, step, good` (or bad), or `success`, a quantity that is then 1 or
-    0. Raises UserError.
-    """
+    """Return good and bad rows of the memory, by a CSV file (`3, 120, good`) or by `success`. Raises UserError."""
     key = f"examples={examples}"
     if examples == "success":
         if "success" not in memory.names:

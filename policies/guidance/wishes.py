@@ -78,11 +78,7 @@ def _texts(value: object) -> bool:
 
 
 def parse(want: Sequence[str], units: Mapping[str, str]) -> tuple[Term, ...]:
-    """Return the terms of a wish about the quantities `units`, one of each quantity, in order.
-
-    Raises UserError, in one line that says where, if a term is malformed, names no quantity or another unit than its
-    quantity's, or contradicts another one.
-    """
+    """Return the terms of a wish, one of each quantity of `units`, in order. Raises UserError, saying where."""
     terms = []
     for at, text in enumerate(want):
         try:

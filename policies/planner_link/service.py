@@ -42,11 +42,7 @@ REPLACED = "another robot took over"
 
 
 class PlannerService:
-    """Answers a robot's questions with the decisions of an agent, with or without a planner, one robot at a time.
-
-    `settings`: what a robot's Begin must agree with. `say` is called with a line for each robot that comes, goes or is
-    refused.
-    """
+    """Answers a robot's questions with an agent's decisions, one robot, as `settings` describe it, at a time."""
 
     def __init__(
         self,

@@ -274,11 +274,7 @@ def write_tensors(path: Path, tensors: Nested) -> None:
 
 
 class Tensors(dict):
-    """Tensors and groups of them by name, from the file at `path`, where they are in the group `within`.
-
-    Looking up what is missing raises FolderError, naming the file and the tensor, since the file is at fault: a
-    KeyError would mean a bug in the code.
-    """
+    """Tensors and groups of them by name, from a file; missing ones raise FolderError, as it is at fault."""
 
     def __init__(self, path: Path, within: str = ""):
         super().__init__()

@@ -220,11 +220,7 @@ def made_by() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """Return the short hash of this checkout's commit at the first call, with a "+" if tracked files were modified.
-
-    If the code is not in a git checkout of its own (e.g. it is installed inside another one), return "v" and the
-    package version.
-    """
+    """Return this checkout's short commit hash, with "+" if modified; "v" and the version outside of one."""
     try:
         if _git("rev-parse", "--show-prefix"):
             return f"v{version('semagram')}"

@@ -141,11 +141,7 @@ class Episodes:
     report: Callable[[Exception], None] = staticmethod(lambda fault: None)
 
     def __init__(self, env, senses: Shapes, seed: Callable[[int, int], int], experts: Experts | None = None):
-        """Track the episodes of `env`, of which a model perceives `senses`.
-
-        `seed`: gives the reset seed of an environment's episode, by its two numbers. `experts`: where each
-        environment's own expert reports its next action.
-        """
+        """Track the episodes of `env`; `seed`: gives an episode's reset seed by its environment and number."""
         self.env, self.senses, self.seed, self.experts = env, senses, seed, experts
         count = env.num_envs
         self.number = np.zeros(count, dtype=int)

@@ -24,11 +24,7 @@ class Stamped:
 
 @dataclass(frozen=True)
 class CheckedInput:
-    """What of one step can be used: goal and reading (D,), each None if it cannot.
-
-    `dt` is the time since the last step, 0 if there was none or the step came too soon to count. `fault` is the first
-    problem found.
-    """
+    """What of a step can be used, else None; `dt`: since the last step, 0 if none; `fault`: the first problem."""
 
     goal: np.ndarray | None
     reading: np.ndarray | None
