@@ -33,7 +33,6 @@ class MachineConfig:
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("", self)
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
             raise UserError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
@@ -73,7 +72,6 @@ class TrainConfig(LoopConfig, MachineConfig):
         return Senses(self.senses, self.image_size)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or that does not fit the others."""
         LoopConfig.__post_init__(self)
         for name in self.track:
             if name not in TRACKERS or self.track.count(name) > 1:
@@ -161,7 +159,6 @@ class EvaluateConfig(MachineConfig):
     cache_gb: float = ranged(4.0, above=0)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         MachineConfig.__post_init__(self)
         check_ranges("", self)
         if self.calibrate and (self.fault.kind or self.drop_senses):
@@ -208,7 +205,6 @@ class BenchConfig(TrainConfig):
         return self.seeds if isinstance(self.seeds, list) else [*range(1, self.seeds + 1)]
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         TrainConfig.__post_init__(self)
         if not self.each_seed or min(self.each_seed) < 0 or len(set(self.each_seed)) < len(self.each_seed):
             raise UserError(f"seeds={self.seeds}: how many, at least 1, or a list of different ones, none below 0")
@@ -239,7 +235,6 @@ class TokensConfig(CodecChoices):
     seconds: float = ranged(1.0, above=0)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, a missing dataset or plan, or a key the verb does not use."""
         if self.verb not in TOKEN_VERBS:
             raise UserError(f"semagram-tokens{self.verb and ' '}{self.verb}: one of {', '.join(TOKEN_VERBS)}")
         for name in ("dataset", "plan", "out"):
@@ -278,7 +273,6 @@ class GuideConfig:
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or unless it says one thing in one way."""
         check_ranges("", self)
         if self.weight is not None:
             check("", self, "weight", low=0, high=1)
@@ -309,7 +303,6 @@ class WhyConfig:
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or without a run."""
         check_ranges("", self)
         if not self.run:
             raise UserError("run=: a run folder or a checkpoint, e.g. run=runs/walker-walk/<run>")

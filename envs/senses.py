@@ -31,7 +31,6 @@ class Senses:
     sizes: dict[str, tuple[int, int]] = field(init=False, hash=False)
 
     def __post_init__(self):
-        """Raise ValueError, one line that names the key, for an invalid list of senses or an invalid size."""
         naming.check_sides(f"image_size={self.image_size}", self.image_size)
         if isinstance(self.chosen, str):
             raise UserError(f"senses={self.chosen}: a list, e.g. senses=[state,images.main]")

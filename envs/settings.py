@@ -223,7 +223,6 @@ class FaultConfig:
     at_step: int = ranged(0, low=0)
 
     def __post_init__(self):
-        """Raise ValueError for an unknown kind or a value out of range."""
         check_ranges("fault.", self)
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")

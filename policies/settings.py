@@ -29,7 +29,6 @@ class ReplayConfig:
     sampler: str = "uniform"
 
     def __post_init__(self):
-        """Raise ValueError for a capacity out of range."""
         check_ranges("replay.", self)
         registry.check("sampler", self.sampler, "replay.sampler")
 
@@ -52,7 +51,6 @@ class EvaluationConfig:
     trace: bool = False
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("evaluation.", self)
         if self.stop_at_return is not None and not (self.every and math.isfinite(self.stop_at_return)):
             wanted = "a number, and evaluation.every= above 0, when to look"
@@ -67,7 +65,6 @@ class CheckpointConfig:
     keep: int = ranged(2, low=1)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("checkpoint.", self)
 
 
@@ -89,7 +86,6 @@ class LoopConfig:
     seed: int = ranged(1, low=0, high=2**32 - 1)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("", self)
         registry.check("noise", self.noise, "noise")
 
@@ -105,7 +101,6 @@ class GuidanceKeys:
     weight: float | None = None
 
     def __post_init__(self):
-        """Raise ValueError for a weight out of range."""
         if self.weight is not None:
             check("guidance.", self, "weight", low=0, high=1)
         if wrong := [text for text in self.given if not 0 < _weighted(text)[1] < math.inf]:
@@ -154,7 +149,6 @@ class CodecChoices:
     events: bool = True
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("", self)
 
 
@@ -165,7 +159,6 @@ class CodecConfig(CodecChoices):
     length: int = ranged(50, low=2)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         CodecChoices.__post_init__(self)
         if self.control_points and not self.degree < self.control_points <= self.length:
             raise UserError(

@@ -39,7 +39,6 @@ class SemagramSO101Config(SO101FollowerConfig):
     stall_s: float = Limits.stall_s
 
     def __post_init__(self):
-        """Raise ValueError for limits that are impossible or unknown."""
         super().__post_init__()
         self.limits_of(None)
 
@@ -69,7 +68,6 @@ class SimCameraConfig(CameraConfig):
     view: str = one_of("wrist", VIEWS)
 
     def __post_init__(self):
-        """Raise ValueError for an unknown view."""
         check_ranges("", self)
 
 
@@ -96,6 +94,5 @@ class SO101SimConfig(RobotConfig):
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
 
     def __post_init__(self):
-        """Raise ValueError for an unknown task or a value out of range."""
         super().__post_init__()
         check_ranges("robot.", self)

@@ -43,7 +43,6 @@ class Episode:
     sim_task: str
 
     def __len__(self) -> int:
-        """Count the steps."""
         return len(self.action)
 
     @property

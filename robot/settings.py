@@ -40,7 +40,6 @@ class ArmConfig:
     port_file: str = ""
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or options that do not fit together."""
         check_ranges("", self)
         for key, robot in (("port", REAL), ("id", REAL), ("calibration_dir", REAL), ("port_file", TWIN)):
             if getattr(self, key) and self.robot != robot:
@@ -85,7 +84,6 @@ class EpisodeConfig(PlannerOptions, ArmConfig):
     robot_cameras: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or one that the robot cannot use."""
         super().__post_init__()
         if self.robot_cameras and self.simulated:
             raise UserError(f"robot_cameras=: not with robot={SIM}, whose cameras are any of {', '.join(CAMERAS)}")
@@ -113,7 +111,6 @@ class RunConfig(EpisodeConfig):
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or one that the robot cannot use."""
         self._check_checkpoint()
         super().__post_init__()
         if self.viewer_port and self.viewer != "web":
@@ -161,7 +158,6 @@ class RecordConfig(EpisodeConfig):
     teleop: dict = field(default_factory=lambda: {"type": "", "port": "", "id": "", "calibration_dir": ""})
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range, or one that is incompatible with the others."""
         if not self.dataset:
             raise UserError("dataset=: the folder to record to, e.g. dataset=runs/touch-demos")
         super().__post_init__()
@@ -251,7 +247,6 @@ class DataConfig:
     out: str = ""
 
     def __post_init__(self):
-        """Raise ValueError unless there is one thing to do, with what it needs."""
         if bool(self.check) == bool(self.repair):
             raise UserError("check=: a dataset's folder, or repair=<dataset> out=<copy>; one of them")
         if bool(self.repair) != bool(self.out):
@@ -270,7 +265,6 @@ class PlayConfig(ArmConfig):
     control_hz: int = ranged(30, low=10, high=100)
 
     def __post_init__(self):
-        """Raise ValueError for a missing plan, a value out of range, or one that the robot cannot use."""
         if not self.plan:
             raise UserError("plan=: a JSON file, a list of tokens, e.g. plan=docs/arm.json")
         super().__post_init__()
@@ -284,7 +278,6 @@ class ServeConfig(PlannerOptions):
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):
-        """Raise ValueError for a missing value or one out of range."""
         self._check_checkpoint()
         check_ranges("", self)
         planner_address(self.address, "address")

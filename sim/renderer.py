@@ -172,7 +172,6 @@ class Canvas:
             del self._drawing
 
     def __del__(self):
-        """Free the OpenGL resources."""
         self.close()
 
 

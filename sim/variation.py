@@ -37,7 +37,6 @@ class Variation:
     light: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self):
-        """Raise ValueError, naming the key, for a range that is not a pair, is reversed or is out of bounds."""
         for name, ((least, most), *_) in RANGES.items():
             pair = getattr(self, name)
             right = len(pair) == 2 and all(map(math.isfinite, pair)) and least <= pair[0] <= pair[1] <= most

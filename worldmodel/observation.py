@@ -67,7 +67,6 @@ class Observation:
         return cls(whole, there)
 
     def __len__(self) -> int:
-        """Count the moments along the first axis."""
         return len(next(iter(self.present.values())))
 
     @property

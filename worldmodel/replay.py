@@ -79,7 +79,6 @@ class Replay:
         return replay
 
     def __len__(self) -> int:
-        """Count the rows that hold an observation, over all environments."""
         return int(self.filled.sum())
 
     def start(

@@ -30,7 +30,6 @@ class TokenConfig:
         return sum(step**before for before in range(self.length))
 
     def __post_init__(self):
-        """Raise ValueError unless 1 <= control_points <= length <= 1000 and degree < control_points (> 0 if joined)."""
         check_ranges("model.token.", self)
         check("model.token.", self, "control_points", 1, high=self.length, why=" (model.token.length)")
         most = self.control_points - 1
@@ -48,7 +47,6 @@ class VisionConfig:
     frame_lags: tuple[int, ...] = (0, 1)
 
     def __post_init__(self):
-        """Raise ValueError for a size out of range, or unless `frame_lags` is 0, then distinct numbers from 1 to 32."""
         check_ranges("model.vision.", self)
         lags = self.frame_lags
         if lags[:1] != (0,) or len(set(lags)) < len(lags) or not all(0 <= lag <= 32 for lag in lags):
@@ -70,7 +68,6 @@ class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self):
-        """Raise ValueError for a size out of range, an unknown precision, or if `latent` is no multiple of `group`."""
         check_ranges("model.", self)
         registry.check("encoder", self.encoder, "model.encoder")
         if self.latent % self.group:
@@ -113,7 +110,6 @@ class Via:
     state: tuple[int, ...] = ()
 
     def __post_init__(self):
-        """Raise ValueError for a number out of range."""
         check_ranges("via.", self)
 
 
@@ -151,7 +147,6 @@ class LearningConfig:
     losses: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        """Raise ValueError for a value outside its range."""
         check_ranges("learning.", self)
         for name, weight in self.losses.items():
             registry.check("loss", name, "learning.losses")
@@ -186,7 +181,6 @@ class PlannerConfig:
     algorithm: str = "mppi"
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         check_ranges("planner.", self)
         registry.check("planner", self.algorithm, "planner.algorithm")
         check("planner.", self, "policy_samples elites", 1, high=self.samples - 1, why=" (planner.samples - 1)")

@@ -281,7 +281,6 @@ class Tensors(dict):
         self.path, self.within = path, within
 
     def __missing__(self, name: str) -> Tensor:
-        """Raise FolderError: the file has no such tensor."""
         raise FolderError(f"{self.path}: {self.within}{name} is missing")
 
 

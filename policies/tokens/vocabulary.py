@@ -65,11 +65,9 @@ class Move:
         return cls(points, seconds, degree)
 
     def __eq__(self, other: object) -> bool:
-        """Compare every number exactly."""
         return isinstance(other, Move) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        """Hash consistently with `__eq__`, so that tokens can be counted."""
         return hash(self._key())
 
     def _key(self) -> tuple:
@@ -77,7 +75,6 @@ class Move:
         return repr((self.points.tolist(), std)), self.seconds, self.degree
 
     def __str__(self) -> str:
-        """Format as e.g. move(0.4 s)."""
         return f"move({self.seconds:.3g} s)"
 
 
@@ -92,12 +89,10 @@ class Grip:
     after: float = 0.0
 
     def __post_init__(self):
-        """Raise ValueError for a level or a time out of range."""
         check("grip.", self, "level", low=0, high=1, why=" (closed to open)")
         check("grip.", self, "after", low=0, high=LONGEST)
 
     def __str__(self) -> str:
-        """Format as e.g. grip(close) or grip(close, +0.2 s)."""
         level = {0.0: "close", 1.0: "open"}.get(self.level, f"{self.level:.3g}")
         return f"grip({level}, +{self.after:.3g} s)" if self.after else f"grip({level})"
 
@@ -110,13 +105,11 @@ class Look:
     where: tuple[float, float, float] | None = None
 
     def __post_init__(self):
-        """Raise ValueError for a name that is not one line of text, or a place that is not three finite numbers."""
         _line(self.what, "look.what")
         if self.where is not None and (len(self.where) != 3 or not np.isfinite(self.where).all()):
             raise UserError(f"look.where={self.where}: three finite numbers, in metres")
 
     def __str__(self) -> str:
-        """Format as e.g. look(cup) or look(cup at 0.2, 0, 0.05)."""
         place = "" if self.where is None else " at " + ", ".join(f"{x:.3g}" for x in self.where)
         return f"look({self.what}{place})"
 
@@ -128,11 +121,9 @@ class Ask:
     question: str
 
     def __post_init__(self):
-        """Raise ValueError for a question that is not one line of text."""
         _line(self.question, "ask.question")
 
     def __str__(self) -> str:
-        """Format as e.g. ask(which cup?)."""
         return f"ask({self.question})"
 
 
@@ -143,11 +134,9 @@ class Stop:
     seconds: float = 0.3
 
     def __post_init__(self):
-        """Raise ValueError for a time out of range."""
         check("stop.", self, "seconds", above=0, high=LONGEST)
 
     def __str__(self) -> str:
-        """Format as stop, whatever the duration."""
         return "stop"
 
 

@@ -75,7 +75,6 @@ class GatedRobot(Robot):
         """Do nothing: a robot that was not disconnected is shut down when the program exits."""
 
     def __str__(self):
-        """Return the robot's id, or its type without one."""
         return str(self.id or self.name)
 
     @property

@@ -33,7 +33,6 @@ class JointLimits:
     stall: float = 1e6
 
     def __post_init__(self):
-        """Raise ValueError for values out of range, an empty range, or an acceleration too low for the rate."""
         check("", self, "low high", low=-1e6, high=1e6)
         check("", self, "rate acceleration step stall", low=1e-3, high=1e6)
         if self.low >= self.high:
@@ -54,7 +53,6 @@ class Box:
     z_high: float = 1.0
 
     def __post_init__(self):
-        """Raise ValueError for an empty box."""
         check("box.", self, " ".join(f.name for f in fields(self)), low=-100, high=100)
         for axis in "xyz":
             low, high = getattr(self, f"{axis}_low"), getattr(self, f"{axis}_high")
@@ -88,7 +86,6 @@ class Limits:
     stall_s: float = 1.5
 
     def __post_init__(self):
-        """Raise ValueError for a time that is not positive or above 60 s."""
         check("", self, "observation_age_s goal_age_s loop_s stall_s", above=0, high=60)
 
     @property

@@ -41,7 +41,6 @@ class Fault:
     at: float
 
     def __str__(self):
-        """Return the kind and the message."""
         return f"{self.kind}: {self.message}"
 
 

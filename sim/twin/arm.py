@@ -35,7 +35,6 @@ class JointCalibration:
     range_max: int
 
     def __post_init__(self):
-        """Raise ValueError for values that no SO-101 servo can hold."""
         low, high, half = self.range_min, self.range_max, STEPS // 2
         for name, value in vars(self).items():
             if not isinstance(value, int) or isinstance(value, bool):

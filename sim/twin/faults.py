@@ -36,7 +36,6 @@ class FaultConfig:
     seed: int = 0
 
     def __post_init__(self):
-        """Raise ValueError for a value out of range."""
         for name, value in vars(self).items():
             known = CABLES if name == "cable" else JOINTS
             if isinstance(value, str) and value not in ("", *known):

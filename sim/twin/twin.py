@@ -33,7 +33,6 @@ class TwinConfig:
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
-        """Raise ValueError if there is no port file, or if the control channel's path is too long."""
         if not self.port_file:
             raise InvalidValue("port_file=: a file to write the port's name to, e.g. port_file=runs/twin/port")
         if len(str(self.control_path).encode()) > LONGEST_SOCKET:
@@ -109,7 +108,6 @@ class Twin:
         self._faults = Faults(arm, self._plug, faults.seed)
 
     def __enter__(self) -> "Twin":
-        """Return the twin."""
         return self
 
     def __exit__(self, *_) -> None:
