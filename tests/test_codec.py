@@ -149,13 +149,13 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
 
 
-@pytest.mark.parametrize("damage", ["none", "kind", "settings", "arrays", "without start"])
+@pytest.mark.parametrize("damage", ["none", "kind", "settings", "arrays"])
 def test_what_is_no_codec_is_refused_in_one_line(codec, tmp_path, damage):
-    """Each file is whole by itself, and so is the manifest; one of when `relative` was a setting is read."""
+    """Each file is whole by itself, and so is the manifest."""
     codec.save(tmp_path / "codec")
     about = json.loads((tmp_path / "codec" / "config.json").read_text())
     arrays = load_file(tmp_path / "codec" / "codec.safetensors")
-    about["codec"] |= {"ids": 6.0} if damage == "settings" else {"relative": damage != "without start"}
+    about["codec"] |= {"ids": 6.0} if damage == "settings" else {}
     about["type"] = "semagram" if damage == "kind" else about["type"]
     if damage == "arrays":
         del arrays["scaling.middle"]

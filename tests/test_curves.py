@@ -1,4 +1,4 @@
-"""Laws of the splines (unity, hull, polynomials, derivatives, ties) and of the curves of tokens (inverse, shifts)."""
+"""Laws of the splines (unity, hull, polynomials, derivatives) and of the curves of tokens (inverse, shifts)."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, beginning, design, differences, knots
+from policies.tokens.curves import Curve, design, differences, knots
 
 SPLINES = st.integers(1, 12).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, min(count - 1, 5))))
 seeds = st.integers(0, 999)
@@ -39,27 +39,11 @@ def test_derivatives_are_the_limit_of_differences(shape, order, seed):
     np.testing.assert_allclose((above - below) / (2 * h), exact, atol=1e-4 * max(1, np.abs(exact).max(initial=0)))
 
 
-@given(SPLINES, SPLINES, seeds)
-def test_a_tied_curve_goes_on_where_the_last_one_stopped(one, other, seed):
-    """Position always, rate where both have one."""
-    (count, degree), (count2, degree2) = one, other
-    c, d = points(count, seed), points(count2, seed + 1)
-    end, slope = design(ONE, count, degree) @ c, design(ONE, count, degree, 1) @ c
-    rate = slope[0] if degree2 >= 1 else None
-    tied = beginning(end[0], rate, count2, degree2)
-    d[: len(tied)] = tied
-    np.testing.assert_allclose(design(ZERO, count2, degree2) @ d, end, atol=1e-9)
-    if degree2 >= 1:
-        np.testing.assert_allclose(design(ZERO, count2, degree2, 1) @ d, slope, atol=1e-6)
-
-
 def test_what_no_spline_can_be_is_refused():
     with pytest.raises(ValueError, match=r"^degree=3: 0 to 2 for 3 control points$"):
         knots(3, 3)
     with pytest.raises(ValueError, match="order=2"):
         differences(4, 1, 2)
-    with pytest.raises(ValueError, match="no rate"):
-        beginning(np.zeros(2), np.zeros(2), 3, 0)
 
 
 # Tokens.

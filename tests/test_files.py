@@ -113,15 +113,6 @@ def test_a_folder_is_begun_gone_on_with_or_finished(begun, tmp_path):
         begun()
 
 
-def test_a_run_of_before_a_key_was_dropped_goes_on_if_the_key_did_nothing(tmp_path):
-    keys = composed("train", ["steps=500"])
-    for value, goes_on in ((0.0, True), (0.1, False)):
-        (tmp_path / "config.yaml").write_text(
-            json.dumps(keys | {"learning": keys["learning"] | {"state_noise": value}})
-        )
-        assert (RunFolder(tmp_path).config() == keys) == goes_on
-
-
 @pytest.mark.parametrize("key", ["learning.rho=0.25", "noise=pink", "seed=2", "task=walker-run", "token=line2"])
 def test_a_folder_of_other_settings_is_refused_by_name(begun, tmp_path, key):
     with pytest.raises(ConfigError, match=rf"{tmp_path} was begun with"):

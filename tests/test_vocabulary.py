@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.tokens.curves import Curve, beginning, design
+from policies.tokens.curves import Curve, design
 from policies.tokens.playback import Playback
 from policies.tokens.vocabulary import (
     Ask,
@@ -142,9 +142,9 @@ def test_what_no_token_can_be_is_refused_in_one_line_that_names_it(names, make):
     assert "\n" not in str(caught.value)
 
 
-@given(sentences(curves), st.sampled_from(["position", "rate"]), st.sampled_from([10.0, 30.0, 50.0]))
-def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
-    walk = Playback(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]), tie)
+@given(sentences(curves), st.sampled_from([10.0, 30.0, 50.0]))
+def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, hz):
+    walk = Playback(sentence, np.array([0.5, -1.0]), hz, np.array([3.0, -2.0]))
     items = [*islice(walk, 3), *walk]  # left, it goes on where it was
     assert all(a <= b + 1e-9 for (a, _), (b, _) in pairwise(items))
     at = np.array([t for t, item in items if isinstance(item, np.ndarray)])
@@ -157,13 +157,12 @@ def test_a_walk_is_bounded_in_order_and_keeps_its_clock(sentence, tie, hz):
         assert order(e for e in events if isinstance(e, kinds)) == order(t for t in wanted if isinstance(t, kinds))
 
 
-@pytest.mark.parametrize("tie", ["none", "position", "rate"])
-def test_a_motion_follows_its_own_points_but_those_that_are_tied(tie):
-    points, start, rate = np.random.default_rng(0).uniform(-1, 1, (5, SIZE)), np.array([0.2, -0.1]), np.full(SIZE, 0.5)
-    at, y = actions(Playback([Move(points, 0.8)], start, 50.0, rate, tie))
-    tied = [] if tie == "none" else beginning(start, rate * 0.8 if tie == "rate" else None, 5, 3)
-    assert len(tied) == ["none", "position", "rate"].index(tie)
-    np.testing.assert_allclose(y, design(at / 0.8, 5, 3) @ [*tied, *points[len(tied) :]])
+@pytest.mark.parametrize("degree", [0, 3])
+def test_a_motion_goes_on_from_the_position_and_follows_its_other_points(degree):
+    points, start = np.random.default_rng(0).uniform(-1, 1, (5, SIZE)), np.array([0.2, -0.1])
+    at, y = actions(Playback([Move(points, 0.8, degree)], start, 50.0, np.full(SIZE, 0.5)))
+    followed = points if degree == 0 else [start, *points[1:]]
+    np.testing.assert_allclose(y, design(at / 0.8, 5, degree) @ followed)
 
 
 @pytest.mark.parametrize(("each_s", "hz"), [(0.1, 5.0), (1.0, 0.5)])
@@ -204,14 +203,13 @@ def test_a_joint_that_would_leave_its_range_stops_at_its_end_sooner_than_one_tha
 
 @pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 1), (4, 2, 1), (4, 3, 2), (8, 5, 3)])
 def test_the_world_models_token_is_a_move(shape):
-    """Untied, at the control rate it was made for, it gives exactly the actions that the agent executes."""
+    """From where it begins, at the control rate it was made for, it gives the actions that the agent executes."""
     curve = Curve.of(*shape, SIZE)
     token = torch.rand(curve.size, generator=torch.Generator().manual_seed(3)) * 2 - 1
     step = 0.02
     move = Move.of(token.numpy(), curve.control_points, curve.degree, curve.length * step)
-    walk = Playback([move] * 3, np.zeros(SIZE), 1 / step, tie="none")
-    _, y = actions(walk)
-    np.testing.assert_allclose(y, np.tile(curve.decode(token).numpy(), (3, 1)), atol=1e-6)
+    _, y = actions(Playback([move], move.points[0], 1 / step))
+    np.testing.assert_allclose(y, curve.decode(token).numpy(), atol=1e-6)
 
 
 def test_grips_come_when_they_are_due_and_fill_their_column():

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from configs.page import short
 from configs.reporting import progress_bar, say, show
 from configs.runs.frames import Frames, encoded
 from configs.runs.loading import prepare, task_of
@@ -272,13 +273,9 @@ def quantities(known: Known) -> dict:
     rows = [f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}" for name, r in known.readings.items()]
     show(f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows)
     return {
-        name: {"r2": _rounded(r.r2), "low": _rounded(r.low), "high": _rounded(r.high), "unit": r.unit}
+        name: {"r2": short(r.r2), "low": short(r.low), "high": short(r.high), "unit": r.unit}
         for name, r in known.readings.items()
     }
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
 def describe(folder: Path, known: Known) -> dict:

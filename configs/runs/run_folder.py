@@ -32,8 +32,6 @@ RECORDED = ("held_out_action_error", "held_out_value_auc")
 TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
 """Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
 the mean milliseconds of the newest thousand plans."""
-GONE = {"learning": {"state_noise": 0.0}}
-"""Keys of earlier versions by their groups, with the values at which they did nothing."""
 PATIENCE_S = 60
 """How long to wait for a folder whose last run is still saving a checkpoint."""
 
@@ -92,7 +90,7 @@ class RunFolder:
             raise FolderError(f"{path}: damaged, not YAML ({' '.join(str(error).split())})") from error
         if not isinstance(found, dict) or "task" not in found:
             raise FolderError(f"{path}: damaged, not the config of a run (it names no task)")
-        return current(found)
+        return found
 
     def metrics_size(self) -> int:
         """Sync metrics.csv to disk and return its size in bytes."""
@@ -169,12 +167,6 @@ def leaves(keys: dict, place: str = "") -> dict[str, object]:
     return found
 
 
-def current(keys: dict) -> dict:
-    """Return the keys of a saved run without those that are gone, where they did nothing."""
-    groups = {group: gone for group, gone in GONE.items() if group in keys}
-    return keys | {g: {k: v for k, v in keys[g].items() if gone.get(k) != v} for g, gone in groups.items()}
-
-
 def whole(keys: dict) -> dict:
     """Return the config of a run completed with defaults for missing keys, without `resume`. Raises ConfigError."""
     return asdict(build(TrainConfig, keys | {"resume": ""}))
@@ -226,7 +218,7 @@ def resumption(folder: RunFolder, keys: dict, given: Collection[str]) -> tuple[P
     written, path = folder.config(), newest(folder.checkpoints)
     try:
         saved = check_resumable(path)
-        progress = build(Progress, saved | {"config": current(saved["config"])})
+        progress = build(Progress, saved)
         saved = leaves(whole(progress.config))
     except ConfigError as error:
         raise FolderError(f"{path / PROGRESS}: {error}") from error

@@ -159,8 +159,6 @@ class Codec:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
-            if not about["codec"].pop("relative", True):  # a setting that was
-                raise ValueError("of relative=false, which is no more")
             return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error

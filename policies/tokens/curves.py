@@ -90,19 +90,6 @@ def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
     return differences(count - 1, degree - 1, order - 1) @ first
 
 
-def beginning(value: np.ndarray, rate: np.ndarray | None, count: int, degree: int) -> np.ndarray:
-    """Return the first control points (1 or 2, ...) of a curve that begins at `value` (...), and `rate` (...) if given.
-
-    `rate` is per whole token. With the last value of the preceding curve the join is C0, with its last rate as well C1.
-    Raises ValueError for a rate with degree 0.
-    """
-    if rate is None:
-        return np.stack([value])
-    if degree < 1:
-        raise ValueError("degree=0: a piecewise constant curve has no rate to begin with")
-    return np.stack([value, value + np.asarray(rate) * gaps(count, degree)[0] / degree])
-
-
 @cache
 def _boundaries(length: int, control_points: int, degree: int) -> Float[Tensor, "L K"]:
     """Return the weights of the control points (columns) at the end of each control step of a token (rows)."""

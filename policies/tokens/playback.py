@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from math import ceil
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from policies.tokens.curves import beginning, design
+from policies.tokens.curves import design
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
 from worldmodel.strict import check
 
-Tie = Literal["none", "position", "rate"]
 GRIP_S = 0.5
 """Seconds for which the position is held so that a gripper level set after the last motion is still sent."""
 
@@ -20,9 +18,8 @@ class Playback:
     """Iterator over (seconds since the beginning, an action (A,) in [-1, 1] or a Grip, Look, Ask or Stop), in order.
 
     Action n is due at (n + 1/2) / `rate_hz`. `position` (A,) and `rate` (A,), per second, are those at the end of what
-    has been played so far, where the next sentence begins. A motion's first control points are tied to them (`tie`), so
-    that position, or position and rate, are continuous with the previous motion. A curve of degree 0 is piecewise
-    constant and is not tied; one with two control points is tied in position only, since the rate would fix its end.
+    has been played so far, where the next sentence begins. A motion's first control point is moved to that position,
+    so that the arm does not jump; a motion of degree 0, piecewise constant, is left as it is.
 
     A grip due after the end of the sentence happens at its end. `gripper` is the column of the actions that drives the
     gripper: there the last grip's level (-1 closed, 1 open) replaces the motions' values, and if no motion is left to
@@ -37,7 +34,6 @@ class Playback:
         position: Float[np.ndarray, " A"],
         rate_hz: float,
         rate: Float[np.ndarray, " A"] | None = None,
-        tie: Tie = "position",
         gripper: int | None = None,
         fastest: Float[np.ndarray, " A"] | None = None,
     ):
@@ -47,7 +43,7 @@ class Playback:
         self.sentence = checked(sentence)
         self.position = np.array(position, dtype=float)
         self.rate = np.zeros_like(self.position) if rate is None else np.array(rate, dtype=float)
-        self.rate_hz, self.tie, self.gripper = rate_hz, tie, gripper
+        self.rate_hz, self.gripper = rate_hz, gripper
         self.fastest = np.full_like(self.position, np.inf) if fastest is None else np.array(fastest, dtype=float)
         self.clock = 0.0
         self.level: float | None = None
@@ -92,10 +88,8 @@ class Playback:
     def _move(self, move: Move):
         count, degree, seconds = len(move.points), move.degree, move.seconds
         points = move.points.copy()
-        if degree > 0 and self.tie != "none":
-            slope = self.rate * seconds if self.tie == "rate" and count > 2 else None
-            tied = beginning(self.position, slope, count, degree)
-            points[: len(tied)] = np.clip(tied, -1, 1)
+        if degree > 0:
+            points[0] = np.clip(self.position, -1, 1)
         yield from self._run(seconds, lambda s: design(s / seconds, count, degree) @ points)
         end = np.ones(1)
         self.position = (design(end, count, degree) @ points)[0]
