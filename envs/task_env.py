@@ -47,11 +47,9 @@ class TaskEnv(gymnasium.Wrapper):
     per second, `unperceived`, the cameras in the environment's observation that are not among the senses, and
     `quantities`, the units of the named quantities (`envs.quantities`), whose values are in every `info`. `running`:
     which environment of this process is at work (task and control step), and since when (`time.monotonic`); None if
-    none is. `info["success"]` counts as `is_success`.
-
-    Raises:
-        ValueError: for unsupported spaces or a sense that the task lacks or that cannot be rendered; one line.
-        EnvironmentFault: for any exception of the environment, or a non-finite state or reward.
+    none is. `info["success"]` counts as `is_success`. Raises ValueError, one line, for unsupported spaces or a sense
+    that is not there or cannot be rendered, and EnvironmentFault for what the environment raises, or a number that is
+    not finite.
     """
 
     instruction: str | None = None
@@ -129,12 +127,12 @@ class TaskEnv(gymnasium.Wrapper):
                 if terminated or truncated:
                     break
             observation = self._observe(raw, action, total)
-            told = self.named.read(raw)
+            quantities = self.named.read(raw)
             if self._judge is not None:
-                total = self._judge.own * total + held * self._judge.now(told)
+                total = self._judge.own * total + held * self._judge.now(quantities)
             if SUCCESS not in info and "success" in info:
                 info = {**info, SUCCESS: bool(info["success"])}
-        info = info | {QUANTITIES: told}
+        info = info | {QUANTITIES: quantities}
         return observation, total, terminated, truncated or self._step == self._task.max_control_steps, info
 
     def _reward(self, own: Any, info: dict[str, Any]) -> float:
@@ -263,10 +261,7 @@ def _labels(task: TaskConfig, keys: tuple[str, ...], space: spaces.Space) -> lis
 
 
 def action_box(task: TaskConfig, space: spaces.Space) -> spaces.Box:
-    """Return the action space, a Box (A,). Raises ValueError for an unsupported space.
-
-    Where the suite sets no limits (lqr), use [-1, 1]: its cost is quadratic in the action, so good actions are small.
-    """
+    """Return the action space, a Box (A,); where the suite sets no limits (lqr), [-1, 1]. Raises ValueError."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         raise UserError(
             f"{task.label}: its actions are {space}, but plans are curves through continuous control points; a wrapper "

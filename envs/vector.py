@@ -21,7 +21,7 @@ from worldmodel.errors import MachineFault, warning_line
 
 PR_SET_PDEATHSIG = 1
 WARN_S, LOST_S = 60.0, 300.0
-"""Seconds for which an environment may be at work on a step before that is told, and before it is given up."""
+"""Seconds for which an environment may be at work on a step before a warning, and before it is given up."""
 POLL_S = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

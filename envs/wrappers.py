@@ -1,4 +1,4 @@
-"""What can be put around a task's environment: something breaks, senses are missing, tasks take turns, faults are told.
+"""What can be put around a task's environment: something breaks, senses are missing, tasks take turns, faults reported.
 
 Something breaks: to see what an agent then notices, and does; unlike domain randomisation (`sim.variation`), which an
 agent trains under, that begins at a step and holds to the end. Senses are missing: dark cameras, and senses dropped on
@@ -85,10 +85,7 @@ class Masked(gymnasium.Wrapper):
 
     A camera is missing while its frame shows nothing (`sim.renderer.shows`); after PATIENCE such frames in a row comes
     a warning, once per camera. A sense in `drop` is missing from that control step of each episode on (0: the reset),
-    and its values are then zero or blank.
-
-    Raises:
-        ValueError: for a sense in `drop` that the environment lacks or a step below 0; one line.
+    and its values are then zero or blank. Raises ValueError, one line, for a sense that is not there or a step below 0.
     """
 
     def __init__(self, env: gymnasium.Env, drop: Mapping[str, int] | None = None):
@@ -144,10 +141,7 @@ CHOICE = 0x7A5C
 
 
 class Reporting(gymnasium.Wrapper):
-    """Report a fault as `info[FAULT]` instead of raising it: the episode is truncated at its last good observation.
-
-    Raises EnvironmentFault from the first `reset` only, when there is no observation yet.
-    """
+    """Reports a fault as `info[FAULT]`, the episode truncated, instead of raising it, except from the first `reset`."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -216,14 +210,14 @@ class Multi(gymnasium.Wrapper):
         self._task = self._names[chosen]
         self.env = self.parts[self._task]
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, self._told(info)
+        return observation, self._labelled(info)
 
     def step(self, action: np.ndarray):
         """Advance the episode's task by one control step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, self._told(info)
+        return observation, reward, terminated, truncated, self._labelled(info)
 
-    def _told(self, info: dict) -> dict:
+    def _labelled(self, info: dict) -> dict:
         """Add the task's name, and leave only the quantities that all tasks have."""
         return info | {"task": self._task, QUANTITIES: info[QUANTITIES][self._known[self._task]]}
 

@@ -33,8 +33,8 @@ def check(dataset: Path) -> dict:
     marks, succeeded, seconds = marks_of(dataset), list[bool | None](), 0.0
     for place, number in enumerate(about["episode_index"]):
         steps = {name: values[rows["episode_index"] == number] for name, values in rows.items()}
-        told = done(marks[number][0], steps.get(SUCCESS), len(steps["episode_index"]))
-        succeeded.append(None if told is None else bool(told.any()))
+        success = done(marks[number][0], steps.get(SUCCESS), len(steps["episode_index"]))
+        succeeded.append(None if success is None else bool(success.any()))
         seconds += float(np.ptp(steps[MEASURED])) if MEASURED in steps and steps[MEASURED].size else 0.0
         found = _of_steps(steps, fps, names) | _of_cameras(dataset, info, about, place)
         if len(steps["episode_index"]) != about["length"][place]:

@@ -176,10 +176,7 @@ class Draft:
         success: bool | None,
         intervention: bool | None = None,
     ) -> None:
-        """Add a step: what the robot observed `at_s` seconds after the first step, and what was then sent.
-
-        `success`, `intervention`: whether the task was done after it, and whether a person drove; None if not recorded.
-        """
+        """Add a step: what was observed `at_s` seconds after the first and then sent; whether done, and by a person."""
         from lerobot.utils.feature_utils import build_dataset_frame
 
         features = self._parts.features
@@ -205,11 +202,11 @@ class Draft:
         self._dataset.finalize()
 
 
-def done(mark: bool | None, told: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Return whether the task was done after each step (T,), by the episode's mark before its steps'; or None."""
-    told = None if told is None else told.reshape(-1).astype(bool)
-    if mark is None or (mark and told is not None and told.any()):
-        return told
+def done(mark: bool | None, success: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return whether the task was done after each step (T,), by the episode's mark before its steps' `success`."""
+    success = None if success is None else success.reshape(-1).astype(bool)
+    if mark is None or (mark and success is not None and success.any()):
+        return success
     return (np.arange(count) == count - 1) & mark
 
 
@@ -252,10 +249,7 @@ def summary(dataset: Path) -> dict:
 
 
 def picture(path: Path, dataset: Path, title: str) -> None:
-    """Plot each joint over time, one curve per episode: blue if it succeeded, with a dot where it first did.
-
-    Where somebody took over, the curve is thick.
-    """
+    """Plot each joint, a curve per episode: blue, with a dot, where it succeeded; thick where somebody took over."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

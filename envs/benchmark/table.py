@@ -167,8 +167,8 @@ def markdown(table: Sequence[Row]) -> str:
         costs = _number(_mean(row.minutes for row in scored)), _number(_mean(row.gflop for row in scored))
         lines.append([f"mean of {len(scored)}", "", *mean, *costs])
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
-    told = [any(line[place] != NONE for line in lines[: len(table)] or [head]) for place in range(len(head))]
-    return _table([*compress(head, told)], [[*compress(line, told)] for line in lines])
+    shown = [any(line[place] != NONE for line in lines[: len(table)] or [head]) for place in range(len(head))]
+    return _table([*compress(head, shown)], [[*compress(line, shown)] for line in lines])
 
 
 def common(results: Sequence[Result]) -> list[Result]:
@@ -180,10 +180,7 @@ def common(results: Sequence[Result]) -> list[Result]:
 
 
 def comparison(results: Sequence[Result]) -> str:
-    """Return a table of agents on the runs that all of them completed: each task's mean return, and the pooled one.
-
-    The last column is the ratio of each agent's interquartile mean to the first agent's.
-    """
+    """Return a table of agents on the runs all completed; last, each one's interquartile mean over the first one's."""
     tables = {agent: rows(results, agent) for agent in agents(results)}
     first, *_ = tables
     tasks, reference = [row.task for row in tables[first]], pooled(tables[first])
