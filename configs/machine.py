@@ -21,11 +21,7 @@ def cores() -> int:
 
 
 def quota(groups: str, root: Path) -> float:
-    """Return the smallest quota of these control groups and of those above them, in cores; infinite without one.
-
-    `groups`: as in /proc/<process>/cgroup. `root`: where they are mounted, of version 1 or 2. In a container that shows
-    its own group only, this is at the root.
-    """
+    """Return the smallest quota, in cores, of the control groups in /proc/<process>/cgroup and of those above them."""
     found = math.inf
     for line in groups.splitlines():
         _, controllers, name = line.split(":", 2)

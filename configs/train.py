@@ -20,18 +20,12 @@ AUTO = "auto"
 """Value of `resume`: the run in the folder is begun, gone on with, or found finished (`configs.runs.run_folder`)."""
 
 
-def train(
-    arguments: Sequence[str],
-    folder: str | Path | None = None,
-    callback: Callback | None = None,
-) -> dict:
+def train(arguments: Sequence[str], folder: str | Path | None = None, callback: Callback | None = None) -> dict:
     """Train as `semagram-train` does with these `arguments`, each a `key=value`, and return the summary.
 
     `folder`: the new run's; by default runs/<task>/<time>-seed<seed>, or that of `resume=<run>`. `callback` is called
-    with each row of metrics.csv as it is written; if it returns True, the run ends there, as at its last step, and can
-    be gone on with. The same errors as the command's are raised instead of printed:
-    ConfigError for a wrong key or value, FolderError for a run that cannot be resumed. Ctrl-C saves a checkpoint and
-    raises SystemExit.
+    with each row of metrics.csv; if it returns True, the run ends there, and can be gone on with. The command's errors
+    are raised instead of printed. Ctrl-C saves a checkpoint and raises SystemExit.
     """
     if callback is not None and not callable(callback):
         raise UserError(f"callback={callback!r}: a function of a row, a dict")
@@ -72,16 +66,11 @@ def in_own_folder(resume: object) -> bool:
     return resume not in ("", AUTO)
 
 
-def begin(
-    keys: dict,
-    folder: Path,
-    given: Collection[str],
-    callback: Callback | None = None,
-) -> dict:
+def begin(keys: dict, folder: Path, given: Collection[str], callback: Callback | None = None) -> dict:
     """Train with the settings `keys` and write everything to `folder`, or to the run folder that `resume` names.
 
     `given`: the dotted keys that the user set. Mistakes are reported before the slow import of PyTorch. Returns the
-    summary. Raises ValueError, OSError, and what a part of the user's own raises, with a note (OWN) that names it.
+    summary. What a part of the user's own raises gets a note (OWN) that names it.
     """
     began = time.perf_counter()
     if isinstance(keys["threads"], int):  # else `build` says what is wrong

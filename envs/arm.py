@@ -45,8 +45,7 @@ class JointTargets(gymnasium.Wrapper):
     EXPERT: the action (6,), float64, that the task's expert would take from here, whoever has acted so far; NaN where
     the expert cannot act.
 
-    Raises:
-        Diverged: from `reset` or `step`, if the physics diverged.
+    `reset` and `step` raise Diverged if the physics diverged.
     """
 
     def __init__(self, env: "VariedArm", task: str, targets: Targets, state: str = FULL, start: str = REST):
@@ -110,10 +109,7 @@ class JointTargets(gymnasium.Wrapper):
             return None
 
     def quantities(self) -> dict[str, float]:
-        """Return the named quantities that are not in MuJoCo's model: whether the task is solved; joints as LeRobot's.
-
-        A joint's `<joint>.pos` is in LeRobot's units, degrees and 0 to 100 for the gripper (`sim.so101.joints.Units`).
-        """
+        """Return the quantities not in MuJoCo's model: whether the task is solved; `<joint>.pos` in LeRobot's units."""
         joints = self._units.from_rad(self.arm.data.qpos[: len(JOINTS)]).tolist()
         return {"success": float(self.success)} | dict(zip(POSITIONS, joints, strict=True))
 
@@ -154,8 +150,8 @@ def passed(
 ) -> tuple[Via, ...]:
     """Say by which actions of `env`, an environment of the arm, its joints' targets pass via-points, by time.
 
-    `points`: of each a joint, the value and how far it may be off (in LeRobot's units), seconds. `begun`: the lowest
-    and highest values at which episodes began. Raises UserError for what is out of reach at `Targets.step` a step.
+    `points`: of each a joint, the value and how far it may be off (in LeRobot's units), seconds. `begun`: the range of
+    values at which episodes began. Raises UserError for what is out of reach at `Targets.step` a step.
     """
     targets, labels, hz = env.get_wrapper_attr("targets"), env.metadata["labels"], env.metadata["render_fps"]
     units, limit, found = Units(targets.low, targets.high), env.metadata["episode_limit"], list[Via]()

@@ -32,10 +32,7 @@ def frame(env: gymnasium.Env, height: int = 240, width: int = 320) -> np.ndarray
     """Render the current frame of an environment made with `make(task, render=True)`: (height, width, 3) uint8.
 
     MuJoCo environments (the suite's, the arm's and Gymnasium's) are drawn here, from their `view` if they have one;
-    others render themselves and are resized.
-
-    Raises:
-        RenderingUnavailable: if there is no graphics library or the environment cannot render; one line.
+    others render themselves and are resized. Raises RenderingUnavailable, one line, without graphics.
     """
     if simulation(env)[0] is None:
         return resized(_rendered(env), height, width)
@@ -103,10 +100,7 @@ class Cameras:
     Each frame is drawn once per control step and shows the state at its end. MuJoCo scenes are drawn here, with one
     rendering context per frame size; other environments render themselves. The images that the environment itself
     observes are cameras too; the first also serves as `main` if nothing else can be rendered. `unperceived`: the names
-    of those that are not among the senses.
-
-    Raises:
-        ValueError: for a camera that does not exist, or if nothing can be rendered; one line.
+    of those that are not among the senses. Raises ValueError, one line, for a camera that does not exist or render.
     """
 
     def __init__(self, env: gymnasium.Env, task: TaskConfig, senses: Senses):

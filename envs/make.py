@@ -53,10 +53,7 @@ def make(
     can be earned afterwards, `truncated` that only the time limit was reached. With several tasks, each episode is one
     of them (`envs.wrappers`).
 
-    Raises:
-        ValueError: for an unknown Gymnasium id, unsupported spaces, several tasks whose spaces differ, a variation of
-            a task other than the arm's, or a sense that the task lacks or that cannot be rendered; one line.
-        EnvironmentFault: if it cannot be made.
+    Raises ValueError, one line, for what the task does not have or cannot do, EnvironmentFault if it cannot be made.
     """
     registry.load(plugins)
     if report_faults:
@@ -97,9 +94,7 @@ def make_vector(task: TaskConfig, count: int, processes: bool = True, **how: Any
     all environments: the first of the new episode where reset, the latest elsewhere. Close the vector when done; if
     this process is killed, the worker processes exit by themselves.
 
-    Raises:
-        ValueError: if `count` is below 1, or for anything `make` raises it for.
-        EnvironmentFault: from `reset` or `step`, whichever process the fault occurred in.
+    Raises ValueError as `make`, or if `count` is below 1; `reset` and `step` raise EnvironmentFault.
     """
     if count < 1:
         raise UserError(f"envs={count}: at least 1")

@@ -112,10 +112,7 @@ def importing() -> Iterator[None]:
     Shimmy prints a line if labmaze is missing, which the suite does not need. dm_control reads MUJOCO_GL once, at
     import; it warns if there is no display and fails if EGL does, so the variable is set to `disabled` meanwhile
     (`envs.cameras` draws without dm_control). MuJoCo reads the variable too and must not see that value, so it is
-    imported first.
-
-    Raises:
-        ValueError: if MUJOCO_GL names a backend this machine lacks, so that MuJoCo cannot be imported.
+    imported first. Raises ValueError if MUJOCO_GL names a backend this machine lacks.
     """
     backend = os.environ.get("MUJOCO_GL")
     try:

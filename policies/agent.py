@@ -127,10 +127,7 @@ class Agent:
         return cls(model, curve, planner, generator, "", config.replan_every, known, step_discount)
 
     def guide(self, guidances: Sequence[tuple[Guidance, float]], weight: float = 1.0) -> None:
-        """Follow these guidances, weighted among each other, from the next decision on; the current plans go on.
-
-        `weight`: of all of them, from 0 (the agent as it was) to 1. Raises UserError for a weight out of range.
-        """
+        """Follow these guidances from the next decision on, with `weight` of all (0 to 1); the current plans go on."""
         if not 0 <= weight <= 1:
             raise UserError(f"guidance.weight={weight}: from 0 to 1")
         if wrong := [share for _, share in guidances if not 0 < share < math.inf]:
@@ -218,10 +215,7 @@ class Agent:
 
     @torch.no_grad()
     def preview(self, observation: Observation) -> Plan:
-        """Return the plan of the decision that it would make now, which it neither makes nor remembers.
-
-        As for `act`; where the current token has not ended, as if it ended here. Raises UserError without a planner.
-        """
+        """Return the plan that it would make now, without making it. Raises UserError without a planner."""
         if self.planner is None:
             raise UserError("plan: this agent acts by its policy alone (planned=False)")
         other = copy.copy(self)  # the tensors are shared, and only replaced

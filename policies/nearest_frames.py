@@ -42,10 +42,7 @@ class NearestFrames:
         return {key: here & several for key, here in self.there.items()}
 
     def expected(self, camera: str, latents: Float[Tensor, "T D"]) -> Tensor:
-        """Return the frames (T, H, W, 3) of a camera at the remembered moments whose latents are nearest to `latents`.
-
-        Only moments at which the camera was present are considered; if there are none, the result is (0, H, W, 3).
-        """
+        """Return the frames (T, H, W, 3) remembered nearest to `latents`; none if the camera was never there."""
         saw = self.there[camera]
         if not bool(saw.any()):
             return self.frames[camera][:0]

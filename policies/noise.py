@@ -50,10 +50,7 @@ class Noise:
         self.parts, self.pink = saved["parts"], saved["pink"]
 
     def draw(self, count: int, size: int, due: Bool[Tensor, " B"] | None = None) -> Float[Tensor, "B P"]:
-        """Draw the next noise (B, P), B = `count`, P = `size`; if these are not the last draw's, the noise starts anew.
-
-        `due` (B,): the rows that are needed, by default all; the others are arbitrary, and do not advance.
-        """
+        """Draw the next noise (count, size) for the rows that are `due` (all by default); the others do not advance."""
         fresh = white = torch.randn(len(self.keep), count, size, generator=self.generator)
         if self.parts.shape == fresh.shape:
             keep = self.keep.view(-1, 1, 1)

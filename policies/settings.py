@@ -39,10 +39,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation during training: `episodes` episodes every `every` environment steps (0: only at the end).
-
-    One whose mean return is at least `stop_at_return` ends the training, as if its steps were done; None: none does.
-    """
+    """Evaluation in training, every `every` steps (0: at the end), which a mean return of `stop_at_return` ends."""
 
     every: int = ranged(50_000, low=0)
     episodes: int = ranged(10, low=1, high=10_000)
@@ -92,10 +89,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class GuidanceKeys:
-    """Guidances to follow: a folder or several, each perhaps with its weight among them, as in `<folder>*0.5`.
-
-    `weight`: of all of them beside what the agent learned, from 0 to 1; None: what they say themselves.
-    """
+    """Guidances to follow, each perhaps `<folder>*0.5`, with `weight` against what the agent learned (None: theirs)."""
 
     folders: tuple[str, ...] | str = ""
     weight: float | None = None

@@ -33,10 +33,7 @@ class Words:
     def encode(
         self, sentences: Sequence[str | None], present: Sequence[bool] | np.ndarray | None = None
     ) -> Float[Tensor, "B T"]:
-        """Encode B sentences as float32 vectors (B, T); zeros, whatever the text, where one is not `present` (B,).
-
-        Raises ValueError, in one line, if a sentence is missing or has no words, or wordllama is not installed.
-        """
+        """Encode B sentences as float32 vectors (B, T); zeros where none is `present`. Raises ValueError, one line."""
         here = [True] * len(sentences) if present is None else present
         absent = torch.zeros(self.size)
         each = enumerate(zip(sentences, here, strict=True))

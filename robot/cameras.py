@@ -30,10 +30,7 @@ BLIND_S = 1.0
 
 
 class SteadyCamera(Camera):
-    """Wraps the camera `inner` so that its failures do not cost the robot's observation of its joints.
-
-    A background thread reconnects it. `say` gets a line when it fails and when it is back. Only `connect` raises.
-    """
+    """Keeps failures of the camera `inner` from the robot, except in `connect`; a thread reconnects it."""
 
     def __init__(self, name: str, inner: Camera, say: Callable[[str], None]):
         super().__init__(inner.config)

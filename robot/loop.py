@@ -184,10 +184,7 @@ class Loop:
         return f"{name} is {degrees:+.1f} degrees off after {patience_s:g} s"
 
     def episode(self, driver: Driver, steps: int, judge: Callable[[], bool] | None = None) -> bool | None:
-        """Run an episode from where the arm is, until the driver ends it or for `steps` control steps once it started.
-
-        Returns whether `judge` found the task done after any step; None without a judge. A fault ends it as not done.
-        """
+        """Run an episode to its end, for `steps` control steps at most; return whether `judge` found it done."""
         self._episodes += 1
         done = None if judge is None else False
         first, last = 0 if driver.started else round(FIRST_S * self.ticks.hz), -1

@@ -85,10 +85,7 @@ def _learned_from(info: Mapping) -> dict[str, str]:
 
 
 def episodes_of(folder: Path, sizes: Mapping[str, tuple[int, int]], cache_gb: float) -> tuple[list[Episode], float]:
-    """Read a dataset with the cameras of these (height, width); return its episodes, and the seconds decoding took.
-
-    Raises DatasetError for what cannot be read or is not finite, and if the frames would take more than `cache_gb`.
-    """
+    """Read episodes, cameras in these (height, width); and the seconds decoding took. Raises DatasetError."""
     recorded, numbers = steps_of(folder, COLUMNS)
     marks = marks_of(folder)
     frames, seconds = _frames(folder, sizes, len(numbers), cache_gb) if sizes else ({}, 0.0)

@@ -285,8 +285,7 @@ class SO101Sim(Robot):
 
         Returns what was sent. As on the real arm, a joint still stops at the end of its range.
 
-        Raises:
-            ValueError: for a target that is not finite or belongs to no joint; nothing is sent then.
+        Raises ValueError for a target that is not finite or belongs to no joint; nothing is sent then.
         """
         goals = {key.removesuffix(".pos"): float(value) for key, value in action.items() if key.endswith(".pos")}
         for joint, value in goals.items():

@@ -31,10 +31,7 @@ class Clock(Protocol):
 
 
 class SimulatedTime:
-    """The simulated robot's clock, which advances as the robot is commanded, so that a loop never waits.
-
-    Each query advances it by a tenth of a microsecond until the next command, so that no two times are equal.
-    """
+    """The simulated robot's clock, which advances as it is commanded; by 0.1 us a query, so no times are equal."""
 
     LOOK_S = 1e-7
 

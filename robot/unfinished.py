@@ -87,10 +87,7 @@ def _pages(data: bytes) -> Iterator[Page]:
 
 
 def _group(pages: list[Page], columns: list[Column]) -> tuple[int, list[list[Page]]] | None:
-    """Return the rows of the row group with which the pages begin, and each column's pages; None if it is not whole.
-
-    Every column ends with a page; where the first one does is what fits all the others.
-    """
+    """Return the rows of the row group with which the pages begin, and each column's pages; None if it is not whole."""
     ends: dict[int, int] = {}  # after so many values, so many pages: a dictionary belongs to what follows
     for count, values in enumerate(accumulate(page.values for page in pages), 1):
         ends.setdefault(values, count)

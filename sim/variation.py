@@ -73,10 +73,7 @@ KEPT = (
 
 
 def draw(variation: Variation, bodies: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draw an episode's parameters uniformly from each range, by its name; one range does not change the others' draws.
-
-    `gains` and `offset_deg` (6,), `masses` (bodies,), `camera_mm` and `camera_deg` (3,), the others (1,).
-    """
+    """Draw an episode's parameters, by name, uniformly from each range; one does not change the others' draws."""
     sizes = {"gains": 6, "offset_deg": 6, "masses": bodies, "camera_mm": 3, "camera_deg": 3}
     ranges = vars(variation).items()
     return {name: low + rng.random(sizes.get(name, 1)) * (high - low) for name, (low, high) in ranges}

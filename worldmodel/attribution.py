@@ -32,10 +32,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Followed:
-    """K plans followed in imagination: what they bring, and the derivatives of each return by it.
-
-    states, of_state (K, H + 1, S). reward, continues, of_reward, of_continues (K, H). value, of_value, total (K,).
-    """
+    """K plans followed in imagination: what they bring, and the derivatives of each return by it."""
 
     states: Float[Tensor, "K H1 S"]
     reward: Float[Tensor, "K H"]

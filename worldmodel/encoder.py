@@ -73,10 +73,7 @@ class Normaliser(nn.Module):
 
 
 def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B Y X N"]:
-    """Cut a stack of F frames into squares of `side` pixels; N = F side^2 C.
-
-    If `side` does not divide the height or width, the last row or column is repeated as padding.
-    """
+    """Cut a stack of F frames into squares of `side` pixels, padded at the last row and column; N = F side^2 C."""
     *lead, _, height, width, _ = frames.shape
     flat = frames.reshape(-1, *frames.shape[-4:])
     down, right = -height % side, -width % side

@@ -123,10 +123,7 @@ class _Imagining:
     def begin(
         self, memory: Remembered, weight: Float[Tensor, " N"], going: Float[Tensor, "M D"] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return latents (B, D), first tokens (B, P), whether it goes on after them (B,), and what follows (B, D).
-
-        The first half goes on where earlier rollouts ended, with tokens that are tried; the others were executed.
-        """
+        """Return latents (B, D), first tokens (B, P), whether it goes on after them (B,), and what follows (B, D)."""
         model, half = self.model, BATCH // 2
         drawn = torch.multinomial(weight, half, True, generator=self.generator)
         rows = torch.cat([drawn, torch.randint(len(memory.z), (half,), generator=self.generator)])

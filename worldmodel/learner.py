@@ -136,10 +136,7 @@ def adam(
     clip_coef: Tensor,
     correction: Tensor,
 ) -> None:
-    """Apply Adam in place to flat vectors (Kingma & Ba 2015, algorithm 1).
-
-    `lr`: learning rate per parameter; `clip_coef` (): clips the gradient; `correction`: 1 - beta^t for both betas.
-    """
+    """Apply Adam in place (Kingma & Ba 2015, algorithm 1). `lr`: per parameter; `correction`: 1 - beta^t of both."""
     grad = grad * clip_coef
     exp_avg.lerp_(grad, 1 - Learner.BETA1)
     exp_avg_sq.lerp_(grad.square(), 1 - Learner.BETA2)

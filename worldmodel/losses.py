@@ -49,10 +49,7 @@ APART, UNLIKE = 0.1, 10.0  # minimum standard deviation of a latent entry over a
 
 @dataclass(frozen=True)
 class UpdateNoise:
-    """What an update draws: standard normals (B, P) for the value targets and the policy; a mask (B, n) of senses.
-
-    `sense_mask` is 1 for the senses kept at the first observation.
-    """
+    """What an update draws: standard normals (B, P) for value targets and policy; a mask (B, n) of senses kept."""
 
     value_noise: Float[Tensor, "B P"]
     policy_noise: Float[Tensor, "B P"]
@@ -74,10 +71,7 @@ class LossInputs:
 
 
 def readable(inputs: LossInputs) -> Tensor:
-    """Return the share () of the states' variance in the batch that a ridge regression does not read from the latents.
-
-    It keeps what no reward asks for. For models that perceive a state.
-    """
+    """Return the share () of the states' variance that a ridge regression does not read from the latents."""
     z = inputs.latents.flatten(0, 1).float()
     state = inputs.model.normaliser(inputs.batch.seen.values[STATE_KEY].flatten(0, 1)).detach()
     z, state = z - z.mean(0), state - state.mean(0)

@@ -161,10 +161,7 @@ class WorldModel(nn.Module):
         return SquashedGaussian.from_logits(logits * self.chosen if self.shared else logits)
 
     def token(self, points: Float[Tensor, "*B P"], start: Float[Tensor, "*B A"] | None = None) -> Float[Tensor, "*B P"]:
-        """Make tokens from points: if tokens are joined, replace the first control point with `start`.
-
-        `start` is where the previous tokens ended (`ends`), 0 by default. A is 0 if tokens are not joined.
-        """
+        """Make tokens from points; joined ones begin at `start`, where the previous ones ended, or at 0."""
         if not self.shared:
             return points
         start = torch.zeros_like(self.starts(points)) if start is None else start

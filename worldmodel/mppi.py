@@ -139,10 +139,7 @@ def initial_candidates(
     noise: Float[Tensor, "T B N P"],
     config: PlannerConfig,
 ) -> Float[Tensor, "T B N P"]:
-    """Return policy rollouts, of which the first is its mode; noise around that; noise around the last plan; it itself.
-
-    Without a last plan, its share is drawn around the policy's mode, too.
-    """
+    """Return policy rollouts, the first its mode; noise around that; noise around the last plan; it itself."""
     noise = noise.clone()
     rollouts, free = config.policy_samples, config.samples - config.policy_samples
     warm = int(config.warm_start_fraction * free)
@@ -173,10 +170,7 @@ def refine(
     mode: Float[Tensor, "T B 1 P"],
     config: PlannerConfig,
 ) -> Plan:
-    """Score the `fresh` plans, then fit elites to them and to those `kept` from before. One stage, to be compiled.
-
-    `mode`: the policy's own plan; `anchor` penalises the squared distance to it.
-    """
+    """Score the `fresh` plans, then fit elites to them and to those `kept`. `anchor`: penalises distance to `mode`."""
     tokens, returns = rollout(search, root, fresh)
     candidates, returns = torch.cat([kept, tokens], 2), torch.cat([kept_returns, returns], 1)
     penalty = config.anchor * (candidates - mode).square().sum((0, 3)) if config.anchor else None

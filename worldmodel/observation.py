@@ -125,10 +125,7 @@ def ages(steps: Int[Tensor, "*B"], lags: Sequence[int]) -> Int[Tensor, "*B F"]:
 
 
 class FrameHistory:
-    """The latest frames of each camera of B environments, from which an observation's stacks are made.
-
-    B may change from one observation to the next; the history then begins anew.
-    """
+    """The latest frames of each camera of B environments, of which stacks are made; it begins anew if B changes."""
 
     def __init__(self, lags: Sequence[int]):
         """Stack frames by `lags`: how many control steps ago each frame of a stack was taken."""

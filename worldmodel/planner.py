@@ -95,10 +95,7 @@ class Planner:
     def imagine(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """Return the latent that follows one token, its imagined reward (with the score), and the effective discount.
-
-        The latter is the discount over one whole token times the probability that the episode continues.
-        """
+        """Return the latent after one token, its imagined reward (with the score), and discount times continuation."""
         following, reward, continues = self._step(z, w)
         if self.score is not None:
             reward = reward + self.score(z, w, following)

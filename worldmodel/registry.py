@@ -74,10 +74,7 @@ def find(kind: str, name: str) -> Any:
 
 
 def blamed(error: BaseException, **more: object) -> str:
-    """Return the kind and name of the registered part, or the name of another in `more`, whose code raised an error.
-
-    Where it was compiled, PyTorch's message names the place. Returns "" if none did.
-    """
+    """Return kind and name of the registered part, or the name in `more`, whose code raised an error; "" if none."""
     frames = [(frame.filename, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
     frames += re.findall(r'File "(.+?)", line \d+, in (\w+)', str(error))
     parts = {f"{kind} {name}": part for kind, named in _registered.items() for name, part in named.items()} | more

@@ -131,10 +131,7 @@ class Replay:
         shown: Tensor,
         planned: Float[Tensor, "T P"] | None = None,
     ) -> None:
-        """Store a whole episode of T steps, with T + 1 observations, in an environment's ring; truncated.
-
-        `shown` (T,) bool: whether an expert took the step. `planned`: what it wanted, if not what was done.
-        """
+        """Store a whole episode of T steps and T + 1 observations. `shown` (T,): an expert's; `planned`: it wanted."""
         rows = (self.head[env] + 1 + torch.arange(len(seen))) % self.rows
         whole, at, self._shown = (torch.full_like(rows, env), rows), (env, rows[:-1]), None
         self.steps += len(action) - int((~self.final[whole]).sum())

@@ -64,8 +64,7 @@ class WebView(NoView):
     """Serves the run at `url`, to this machine alone: the page, Server-Sent Events for it, POSTs that stop or answer.
 
     The stop is Ctrl-C's own signal, so it goes through the gate as that does. The address has a random part: no other
-    user or page can look or stop. The loop only leaves its newest step here; what a browser gets is made in a thread
-    for each, five times a second, and nothing where none looks.
+    user or page can look or stop. What a browser gets is made in a thread for each, and nothing where none looks.
     """
 
     def __init__(self, token: TokenConfig, hz: float, title: str, episodes: int, port: int = 0):

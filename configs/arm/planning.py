@@ -122,10 +122,10 @@ def planner_client(
 
 
 def start_planner(stack: ExitStack, *arguments) -> socket.socket:
-    """Start a planner in a process of its own, with arguments as `planner_service`; it ends with the stack.
+    """Start a planner in a process of its own, which ends with the stack; return the robot's end of a socket to it.
 
-    Returns the robot's end of a socket to it. A process, so that a planner that dies cannot take the control loop with
-    it; in a process group of its own, since Ctrl-C is for the robot's process, which then ends this one.
+    So a planner that dies cannot take the control loop with it. It is in a process group of its own, since Ctrl-C is
+    for the robot's process, which then ends this one. The arguments are those of `planner_service`.
     """
     ours, theirs = socket.socketpair()
     stack.enter_context(ours)

@@ -102,12 +102,7 @@ def _follow(loop: Loop, items: list) -> dict:
             report(*items[end])
             finished = _answered()
         items = items[end + 1 :]
-    return {
-        "events": events,
-        "finished": finished,
-        "farthest_deg": round(farthest, 3),
-        "left_deg": round(left, 3),
-    }
+    return {"events": events, "finished": finished, "farthest_deg": round(farthest, 3), "left_deg": round(left, 3)}
 
 
 def _answered() -> bool:

@@ -157,13 +157,7 @@ class RecordSession:
         each = "; ".join(f"{count} of {task!r}" for task, count in found["tasks"].items())
         several = f" ({each})" if len(found["tasks"]) > 1 else ""
         say(f"{found['episodes']} episodes{several}, {found['frames']} frames: {dataset}, {drawn}")
-        return {
-            **found,
-            "dataset": str(dataset),
-            "picture": str(drawn),
-            "robot": config.robot,
-            "skipped": self.skipped,
-        }
+        return {**found, "dataset": str(dataset), "picture": str(drawn), "robot": config.robot, "skipped": self.skipped}
 
     def _features(self, robot: GatedRobot) -> dict:
         from lerobot.utils.feature_utils import hw_to_dataset_features

@@ -107,7 +107,7 @@ class Agent:
         """Return the next action (A,) in [-1, 1], or (B, A) for B observations; a tensor for tensors, else an array.
 
         `observation`: the state alone, or a dict of senses by LeRobot's keys, as `make_env` returns it. Call it at
-        every control step, and `reset` before each episode. Raises ValueError for a wrong key, shape or number.
+        every control step, and `reset` before each episode. Raises ValueError, one line.
         """
         seen, single = self._observed(observation)
         action = self.loaded.agent.act(seen)

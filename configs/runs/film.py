@@ -168,12 +168,10 @@ def _writer(path: Path, fps: float):
 class Reel:
     """Composes a video's frames: the scene, beside it the glyph of the agent's newest decision, below it the cameras.
 
-    The glyph shows the plan or, while the policy acts in place of plans that fell short of their predicted return, the
-    policy's token, labelled as such.
-
-    The strip below has a row per camera: its frame, outlined in red if it is masked as missing, then as many expected
-    frames as fit. An expected frame is the camera's own at the remembered moment whose latent is nearest to the one
-    imagined; without `memories` there is none. Glyph and expectation are made anew only for a new decision.
+    The glyph shows the plan or, while the policy acts in its place, the policy's token, labelled as such. The strip
+    below has a row per camera: its frame, outlined in red if it is masked as missing, then as many expected frames as
+    fit: the camera's own at the remembered moment whose latent is nearest to the one imagined. Without `memories` there
+    is none.
     """
 
     def __init__(self, agent: Agent, step_seconds: float, memories: NearestFrames | None = None, of: int = 0):

@@ -59,11 +59,7 @@ def prepare(config: MachineConfig) -> Machine:
 
 
 def keep_memory() -> None:
-    """Make glibc keep freed memory: each update allocates and frees a batch of frames, at a page fault per page.
-
-    Measured: randomly shifting 1024 frames of 64 x 64 takes 8 ms with it, 24 ms without. Does nothing
-    without glibc.
-    """
+    """Make glibc keep freed memory: shifting 1024 frames of 64 x 64 takes 8 ms with it, 24 ms without."""
     if sys.platform == "linux" and (tune := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         tune(M_MMAP_THRESHOLD, 1 << 25)
         tune(M_TRIM_THRESHOLD, 1 << 30)
@@ -124,9 +120,8 @@ class Loaded:
 def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: int = 1, planned: bool = True) -> Loaded:
     """Load the agent of a checkpoint, or of a run's newest, not compiled. Sets PyTorch's threads.
 
-    `planned`: act with the planner; otherwise with the policy alone. Raises FolderError as `find_checkpoint`,
-    `read_spec`, `load_model` and `task_of` do, naming the plugins that may be missing, and ValueError for a device or
-    threads that this machine lacks.
+    `planned`: act with the planner; otherwise with the policy alone. Raises FolderError, naming plugins that may be
+    missing, and ValueError for a device or threads that this machine lacks.
     """
     machine = prepare(MachineConfig(device, threads, "false"))
     path = find_checkpoint(Path(path))

@@ -26,10 +26,7 @@ from worldmodel.senses import STATE_KEY
 
 @dataclass(frozen=True)
 class Moment:
-    """A decision as it was made. `reached` (A,): where its first curve begins. `actions`: all before it in the episode.
-
-    `quantities` (Q,): the true ones. `picture`: of the scene, if it can be rendered. `std`: of the plan.
-    """
+    """A decision as made: where its first curve begins (A,), the true quantities, the scene, the plan's deviation."""
 
     step: int
     seen: Observation
@@ -43,10 +40,7 @@ class Moment:
 
 
 def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -> tuple[list[Moment], int, dict]:
-    """Play the evaluation's episode again, beside those that were planned for with it, up to what is asked for.
-
-    Returns decisions, which of them is asked for, and the environments' metadata.
-    """
+    """Play the evaluation's episode again, up to the decision asked for; return the decisions and `metadata`."""
     agent, seed = evaluation.agent(True), evaluation.config.seed
     with closing(evaluation.episodes(render=True)) as episodes:
         if step >= episodes.limit:
@@ -97,10 +91,7 @@ def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -
 
 
 def followed(evaluation: Evaluation, episode: int, moment: Moment, explainer: Explainer) -> Float[Tensor, "T D"] | None:
-    """Carry the plan out from where it was made, without another look; return the latents that really followed.
-
-    None, with a line, if the environment does not come back to where it was, or the episode ends before the plan.
-    """
+    """Carry the plan out from there, without another look; return the latents that really followed, or None."""
     agent, model = evaluation.agent(True), explainer.model
     history, latents = FrameHistory(model.config.vision.frame_lags), []
     with closing(evaluation.episodes(together=1)) as episodes:

@@ -36,10 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training run works with. `trainer`: the loop, with its learner and agent. `close` ends the environments.
-
-    `instructions`: those used in training; empty for an agent without language. `recordings`: those learned from.
-    """
+    """What a training run works with; `instructions` are those used in training, `close` ends the environments."""
 
     config: TrainConfig
     machine: Machine

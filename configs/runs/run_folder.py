@@ -46,11 +46,7 @@ def point_last(path: Path) -> None:
 
 
 class RunFolder:
-    """Paths and writers of one run folder.
-
-    Nothing in metrics.csv depends on wall-clock time, so identical runs write identical files; timing.csv has the times
-    for each of its rows.
-    """
+    """Paths and writers of one run folder. Identical runs write the same files, except for the times in timing.csv."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -212,8 +208,7 @@ def resumption(folder: RunFolder, keys: dict, given: Collection[str]) -> tuple[P
     """Return the checkpoint to resume in a run folder whose lock we hold, the config to go on with, and its progress.
 
     Of the keys that the user set (`given`, with their values in `keys`), only RESUMABLE ones may differ from the run's.
-    Raises ConfigError if another differs. Raises FolderError if the folder is damaged or of another format, if its
-    config.yaml does not match the checkpoint, or if a setting is not valid.
+    Raises ConfigError for another or an invalid one, FolderError for a folder that is damaged or of another format.
     """
     written, path = folder.config(), newest(folder.checkpoints)
     try:

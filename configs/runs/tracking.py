@@ -53,8 +53,8 @@ class Runs:
     """A run of Weights & Biases or of Trackio, whose functions have the same names.
 
     Weights & Biases writes to the run folder's `wandb/`, offline unless WANDB_MODE says otherwise; Trackio to its own
-    database on this machine (TRACKIO_DIR). The run folder's `wandb.json` or `trackio.json` holds the id that a resumed
-    run goes on with, and the last step logged with its names, up to which that logs nothing again.
+    database (TRACKIO_DIR). `wandb.json` or `trackio.json` holds the id to resume and the last step logged, with its
+    names.
     """
 
     def __init__(self, name: str, folder: Path, config: dict, label: str, step: int):

@@ -41,11 +41,11 @@ PAYS = 10_000
 class Training:
     """One training run.
 
-    `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: time spent training, without
-    evaluations, summed over all resumptions. `evaluated`: environment steps at the last evaluation. `saved`:
-    environment steps at the last checkpoint of this process, or -1. `signal`: the signal that asked the run to stop, or
-    0. `faults`: how often an environment was at fault. `commit`: of the running code. `enough`: whether the callback or
-    an evaluation has ended it. `shown`: what the last evaluation returned. `clock`: seconds spent so far, by what on.
+    `lock`: a file descriptor that holds the run folder's lock while open. `seconds`: spent training, without
+    evaluations, over all resumptions. `evaluated`, `saved`: environment steps at the last evaluation, and at the last
+    checkpoint of this process, or -1. `signal`: that asked the run to stop, or 0. `faults`: how often an environment
+    was at fault. `enough`: whether the callback or an evaluation has ended it. `shown`: what the last evaluation
+    returned.
     """
 
     config: TrainConfig
@@ -134,11 +134,10 @@ class Training:
         return EvaluationEpisodes(config.task, config.evaluation.episodes, together, **settings)
 
     def run(self) -> dict:
-        """Train to the end. Returns the summary.
+        """Train to the end. Returns the summary. On a stop signal, save a checkpoint and exit with 128 + its number.
 
-        On a stop signal, save a checkpoint and raise SystemExit with 128 + its number. Raises Ended if an environment's
-        process is lost, without a checkpoint (the agent has already acted: no state between two steps is there to save)
-        or is at fault where it learns, with one; EnvironmentFault if in an evaluation or at the first reset.
+        Raises Ended if an environment's process is lost, without a checkpoint (no state between two steps is there to
+        save) or is at fault where it learns, with one; EnvironmentFault if in an evaluation or at the first reset.
         """
         go_on = f"go on with: {going_on(self.folder.path, self.config.plugins)}"
         self.parts.trainer.episodes.report = self._tell

@@ -32,10 +32,10 @@ class ResultsError(UserError):
 class Result:
     """One run: an agent trained on a task with a seed for `env_steps` environment steps, action repeats included.
 
-    `agent` names the settings. `returns` are the undiscounted returns of the final evaluation's `episodes` episodes,
-    `return_mean` and `return_std` their mean and standard deviation; `policy_return_mean` is the mean return of the
-    policy without the planner. `gflop_per_control_step` counts update and planning (10^9 operations). None: not
-    measured. Raises ValueError for a non-finite number or a number of returns other than `episodes`.
+    `agent` names the settings. `returns` are those, undiscounted, of the final evaluation's `episodes`;
+    `policy_return_mean` is that of the policy without the planner. `gflop_per_control_step` counts update and planning
+    (10^9 operations). None: not measured. Raises ValueError for a non-finite number, or returns that are not one an
+    episode.
     """
 
     task: str
@@ -150,10 +150,7 @@ class LearningCurve:
     """The learning curve of one run: the returns of T training episodes and of E evaluations, by environment step.
 
     Training episodes are in the order they ended, without those in which an expert acted. `end`: the last environment
-    step recorded in the file; 0 for a run that has recorded nothing.
-
-    `eval_return` and `eval_std`: mean and standard deviation over an evaluation's episodes (0 for a single episode).
-    `eval_policy_return`: mean return of the policy without the planner.
+    step recorded, 0 for none. `eval_std`: over an evaluation's episodes. `eval_policy_return`: without the planner.
     """
 
     train_steps: Float[ndarray, " T"]
@@ -204,8 +201,7 @@ def canonical(task: str) -> str:
     """Return the task name that the published tables and TD-MPC2 itself use.
 
     `dm_control/ball_in_cup-catch-v0`, `ball_in_cup-catch`, `ball-in-cup-catch` and `cup-catch` are the same task;
-    dm_control's underscores (`finger-turn_easy`) become hyphens. Gymnasium ids (`Name-v0`, `package:Name-v0`) outside
-    dm_control are returned unchanged.
+    dm_control's underscores (`finger-turn_easy`) become hyphens. Other Gymnasium ids are returned unchanged.
     """
     if task.startswith("dm_control/"):
         task = re.sub(r"-v\d+$", "", task.removeprefix("dm_control/"))

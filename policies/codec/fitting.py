@@ -144,10 +144,7 @@ def _durations(events: np.ndarray, length: int) -> set[float]:
 
 
 def _quantize_events(numbers: np.ndarray, length: int) -> ScalarQuantizer:
-    """Fit the quantizers of the numbers of events (N, P); of levels and durations, to the events that happen.
-
-    With no bits there is no event: the value of the root of a beginning is the end of the chunk.
-    """
+    """Fit the quantizers of the numbers of events (N, P); of levels and durations, to the events that happen."""
     result = ScalarQuantizer.fit(numbers[:, :0], DEPTH)
     for k in range(numbers.shape[1]):
         happens = numbers[:, k - k % PARTS] < length
@@ -182,10 +179,7 @@ def _event_gains(
 
 
 def _greedy(error: Callable[[tuple[int, ...]], float], first: int) -> Gains:
-    """Return groups of bits of one event, greedily by the error saved per bit, looking a few bits ahead.
-
-    `error` maps the numbers of bits of the event's parts to the squared error; `first` is the event's first number.
-    """
+    """Return groups of bits of one event, by the squared error (`error`) saved per bit, looking a few bits ahead."""
     at: tuple[int, ...] = (0, 0, 0)
     known = {at: error(at)}
     groups: Gains = []

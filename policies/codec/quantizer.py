@@ -109,10 +109,7 @@ def order(gains: list[list[tuple[tuple[int, ...], float]]], budget: int) -> Int[
 
 @dataclass(frozen=True)
 class BitPacking:
-    """Conversion of the K numbers of a chunk to `ids` ids of `bits` bits, and from any prefix of the ids to numbers.
-
-    Bit j of the string refines number `refines[j]`, or nothing if that is -1; `refines` has ids x bits entries.
-    """
+    """Packs a chunk's K numbers into `ids` ids of `bits` bits; bit j refines number `refines[j]`, or nothing (-1)."""
 
     quantizer: ScalarQuantizer
     refines: Int[np.ndarray, " B"]
@@ -176,10 +173,7 @@ class BitPacking:
 
     @cached_property
     def _prefixes(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each prefix of n ids: the matrix from its bits to the numbers' cells, and each number's first node.
-
-        First nodes are those of the level the prefix reaches, as indices into the flattened values of the quantizer.
-        """
+        """For each prefix of n ids: the matrix from its bits to the numbers' cells, and each number's first node."""
         count, width = self.quantizer.values.shape
         result = []
         for n in range(self.ids + 1):

@@ -159,10 +159,7 @@ def _steps(angle: float, lanes: int) -> Float[np.ndarray, " n"]:
 
 
 def joined(lines: list[CentreLine]) -> list[CentreLine]:
-    """Smooth the jumps between adjacent lines: each bends half of the way to the other within its `soft` share.
-
-    A level thus keeps its value in its middle, and a curve everywhere but near its ends.
-    """
+    """Smooth the jumps between adjacent lines: each bends half of the way to the other within its `soft` share."""
     result = []
     for i, line in enumerate(lines):
         value, spread = line.value, line.spread
@@ -207,9 +204,6 @@ def threads(timeline: Timeline, drawn: list[CentreLine]) -> list[CentreLine]:
 
 
 def _slope(stroke: CentreLine, end: int) -> Float[np.ndarray, " A"]:
-    """Return the slope (A,) of a thread where it meets a stroke's beginning (`end` = 0) or end (-1).
-
-    It is an eighth of the stroke's own slope, since the thread of a short, steep stroke would swing far out otherwise.
-    """
+    """Return an eighth of the slope (A,) of a stroke at its beginning (`end` = 0) or end (-1), for a thread."""
     i, j = (0, 1) if end == 0 else (-2, -1)
     return 0.125 * (stroke.value[j] - stroke.value[i]) / (stroke.u[j] - stroke.u[i])

@@ -122,10 +122,7 @@ def moment(memory: Memory, episode: int, step: int) -> int:
 
 
 def near(z: Float[Tensor, " D"], probes: Probes, memory: Memory) -> tuple[Term, ...]:
-    """Return terms that hold near the moment of the latent: what probes read well there, and as few as say it all.
-
-    Quantities of motion are left out unless there are no others. Raises UserError if nothing is read well.
-    """
+    """Return the fewest terms that hold near the moment of the latent, of what probes read well. Raises UserError."""
     wide = probes.high > probes.low
     well = [probes.names[i] for i in ((probes.r2 >= WELL_READ) & wide).nonzero()[:, 0].tolist()]
     if not well:

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.storage.checkpoint import MODEL, read_tensors, write_tensors
-from policies.storage.folders import (
-    FORMAT,
-    FolderError,
-    check_folder,
-    check_format,
-    made_by,
-    sum_of,
-    write_folder,
-)
+from policies.storage.folders import FORMAT, FolderError, check_folder, check_format, made_by, sum_of, write_folder
 from worldmodel.errors import UserError
 from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes
 from worldmodel.model import WorldModel

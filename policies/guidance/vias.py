@@ -15,10 +15,7 @@ from worldmodel.settings import Via
 
 
 class Vias:
-    """The via-points of guidances in B environments. `clock` (B,): control steps since they were taken, or a reset.
-
-    `pinned` (B,): where the newest plans were to pass some of them.
-    """
+    """Vias of B environments: control steps since taken (B,), and whether the newest plans pass some (`pinned`)."""
 
     def __init__(self) -> None:
         self.take((), 0.0)

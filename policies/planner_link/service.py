@@ -45,11 +45,7 @@ class PlannerService:
     """Answers a robot's questions with an agent's decisions, one robot, as `settings` describe it, at a time."""
 
     def __init__(
-        self,
-        agent: Agent,
-        settings: Begin,
-        say: Callable[[str], None] = lambda line: None,
-        watch: Watch | None = None,
+        self, agent: Agent, settings: Begin, say: Callable[[str], None] = lambda line: None, watch: Watch | None = None
     ):
         """Make two decisions on blank input, since the first ones of a process are slow; they are not counted."""
         self.agent, self.settings, self._say, self._watch, self._episode = agent, settings, say, watch, -1

@@ -129,10 +129,7 @@ def _exchange(aside: Path, path: Path) -> None:
 
 
 def clear_aside(folder: Path, names: str) -> None:
-    """Remove what dead processes, or this one, left aside in a folder for names that match the pattern `names`.
-
-    If a process was killed in the middle of an exchange, so that the old folder is the only copy, it is renamed back.
-    """
+    """Remove what dead processes, or this one, left aside for names like `names`; a folder's only copy is put back."""
     for name in os.listdir(folder):  # unlike Path.glob, this leaves no directory open when a signal interrupts it
         found = re.fullmatch(rf"\.({names})\.([0-9]+)({re.escape(OLD)})?", name)
         if not found or _runs(int(found[2])):

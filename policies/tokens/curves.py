@@ -29,10 +29,7 @@ def knots(count: int, degree: int) -> np.ndarray:
 
 
 def midpoints(length: int) -> np.ndarray:
-    """Return the times of a token's control steps (length,) on its curve: step i is at (i + 1/2) / length.
-
-    The last step of a token and the first of the next are then one step apart, like any other neighbours.
-    """
+    """Return the times of a token's control steps (length,) on its curve: step i is at (i + 1/2) / length."""
     return (np.arange(length) + 0.5) / length
 
 
@@ -137,10 +134,7 @@ class Curve:
     def readings(
         self, times: float | np.ndarray, derivative: int = 0, dimensions: list[int] | None = None
     ) -> Float[Tensor, "M P"]:
-        """Return float64 rows such that rows @ points is the position (or a derivative of it) at times in [0, 1].
-
-        M = times x dimensions (all of them by default), ordered by time first; rates are per whole token.
-        """
+        """Return float64 rows such that rows @ points is the position, or a derivative, at `times` (of the token)."""
         weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.control_points, self.degree, derivative)
         chosen = np.eye(self.action_size)[slice(None) if dimensions is None else dimensions]
         return torch.from_numpy(np.kron(weights, chosen))
@@ -151,10 +145,7 @@ class Curve:
         return torch.cat([known, known[..., -1:, :].expand(*known.shape[:-2], steps - known.shape[-2], -1)], -2)
 
     def at(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B A"]:
-        """Return the position on the curves after `steps` >= 1 control steps.
-
-        It lies at the end of the last of these steps, halfway in time between its action and the next one.
-        """
+        """Return the position on the curves after `steps` >= 1 control steps, halfway to the next one's action."""
         token, within = divmod(steps - 1, self.length)
         weights = _boundaries(self.length, self.control_points, self.degree)[within]
         return weights @ sentence[token].unflatten(-1, (self.control_points, self.action_size))

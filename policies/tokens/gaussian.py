@@ -23,10 +23,7 @@ FLOOR = 0.02
 
 @dataclass(frozen=True)
 class LowRankGaussian:
-    """N(mean, U U^T) over the P entries of a token, U = `factor` of R columns, with any leading dimensions.
-
-    A direction that U does not reach is known exactly.
-    """
+    """N(mean, U U^T) over the P entries of a token, U = `factor` of R columns; what U does not reach is exact."""
 
     mean: Float[Tensor, "*#B P"]
     factor: Float[Tensor, "*#B P R"]
@@ -40,10 +37,7 @@ class LowRankGaussian:
 
     @classmethod
     def of_policy(cls, policy: SquashedGaussian) -> "LowRankGaussian":
-        """Return the policy's token (B, P) as a Gaussian with independent entries, tanh being linearized at the mode.
-
-        Near a bound it is narrower than the policy, and it does not respect the bound.
-        """
+        """Return the policy's token (B, P), tanh being linearized at the mode: narrower near a bound, and beyond it."""
         mode = policy.mode.double()
         slope = (1 - mode.square()).clamp(min=FLOOR)
         return cls(mode, torch.diag_embed(slope * policy.log_std.double().exp()))
@@ -69,10 +63,7 @@ class LowRankGaussian:
     def condition(
         self, rows: Float[Tensor, "M P"], value: Float[Tensor, "*C M"], deviation: float | Float[Tensor, " M"] = 0.0
     ) -> "LowRankGaussian":
-        """Condition on rows @ w = `value` (..., M), measured with standard deviation `deviation` (0: exactly).
-
-        Raises ValueError if exact measurements are linearly dependent, or fix what is already known exactly.
-        """
+        """Condition on rows @ w = `value` (..., M), known to `deviation`. Raises ValueError for what is fixed twice."""
         noise = torch.as_tensor(deviation, dtype=rows.dtype).expand(len(rows)).square()
         return self._update(rows, value, torch.diag(noise))
 

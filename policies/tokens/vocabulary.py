@@ -80,10 +80,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Grip:
-    """An event: set the gripper to `level`, `after` seconds later than this token's position in the sentence.
-
-    It happens between two motions if `after` is 0, and otherwise during a motion that follows.
-    """
+    """An event: set the gripper to `level`, `after` seconds later than this token's position in the sentence."""
 
     level: float
     after: float = 0.0

@@ -18,10 +18,7 @@ from worldmodel.senses import name as sense_name
 
 
 def observe(returned: Mapping[str, np.ndarray | tuple[str, ...]], senses: Shapes) -> Observation:
-    """Copy what a vector of B environments returned: arrays (B, ...) and, for language, B sentences, by key.
-
-    A mask `mask.<sense>` (B, 1) says where a sense is there. Raises ValueError as `Observation.of`, `Words.encode` do.
-    """
+    """Copy what a vector of B environments returned by key: arrays (B, ...), sentences. Raises ValueError."""
     present = {
         key: torch.from_numpy(np.array(returned[mask], dtype=bool))
         for key in senses
@@ -44,10 +41,7 @@ def episode_seed(seed: int, stream: int, env: int, episode: int) -> int:
 
 @dataclass(frozen=True)
 class Step:
-    """One control step of E environments: the observation that it led to, and what it brought, each (E,).
-
-    Where it was `faulty`, there was no such step: the episode is truncated, and the observation is that before it.
-    """
+    """A control step of E environments: what it led to and brought, (E,) each; where `faulty`, there was none."""
 
     observation: Observation
     reward: Float[Tensor, " E"]
@@ -242,10 +236,7 @@ class Episodes:
             self.observation = Observation(dict(saved["values"]), dict(saved["present"])).map(torch.clone)
 
     def retrace(self, replay: Replay) -> str:
-        """Step every environment through its running episode again, with starts staggered so that all finish together.
-
-        The actions are those in `replay`, and the seeds the original ones. Returns "" or, if it failed, the reason.
-        """
+        """Step all environments through their running episodes again, to end together; return "" or why it failed."""
         if self.observation is None:  # no episode has begun
             return ""
         most, held = int(self.lengths.max()), replay.rows - 1

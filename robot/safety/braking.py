@@ -93,10 +93,7 @@ class Workspace:
         return bool((swept.low >= self._low).all() and (swept.high <= self._high).all())
 
     def slid(self, swept: Swept, lever: np.ndarray) -> np.ndarray:
-        """Return the least change (D,) of the rates that brings those bounds back into the box, to first order.
-
-        `lever` (D,): how far, in units, a unit change of each rate moves them.
-        """
+        """Return the least change (D,) of rates that ends their excess, if a unit of each rate moves it by `lever`."""
         lack = np.maximum(self._low - swept.low, 0) - np.maximum(swept.high - self._high, 0)
         faces = lack != 0
         slope = swept.change[faces] * lever

@@ -54,10 +54,7 @@ class Margins:
         return self.workspace.margin(self.at) if np.isfinite(self.at).all() else np.nan
 
     def least(self) -> dict[str, tuple[str, float]]:
-        """Return, per kind of joint limit, the joint with the least margin and that margin as a fraction of the limit.
-
-        1 means all of the limit is left; for the position, that is half the range.
-        """
+        """Return, per kind of limit, the joint with the least margin, and its share of the limit (or half range)."""
         low, high = self.limits.column("low"), self.limits.column("high")
         change = np.abs(self.pace - self.before) / self.checked.dt if self.checked.dt > 0 else np.zeros_like(self.pace)
         left = {"position": np.minimum(self.at - low, high - self.at) / ((high - low) / 2)}
@@ -116,10 +113,7 @@ class Stall:
 
 
 class Gate:
-    """Limits one robot's commands, step by step.
-
-    `arm`: forward kinematics of the tip; without it, limits that have a box raise ValueError.
-    """
+    """Limits one robot's commands, step by step; `arm`: the tip's kinematics, which limits that have a box need."""
 
     def __init__(self, limits: Limits, arm: Arm | None = None):
         if limits.box is not None and arm is None:
@@ -136,10 +130,7 @@ class Gate:
         self.forget()
 
     def step(self, goal: Stamped | None, reading: Stamped | None, now: float) -> Command:
-        """Return the command for the time `now`, in seconds of any clock that does not go back.
-
-        Never raises: whatever is wrong with the arguments becomes a fault.
-        """
+        """Return the command for `now`, in seconds of a monotonic clock. Never raises: what is wrong is a fault."""
         checked = self._input.check(goal, reading, now)
         self._cause, before, begun = checked.fault, self._rate, self._begun
         if reading is not None and checked.reading is not None:
@@ -287,10 +278,7 @@ class Gate:
         return rate if self._workspace is None else self._in_box(self._workspace, rate, (slowest, fastest), dt)
 
     def _near_reading(self, dt: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lowest and the highest rates (D,) from which the command can stop within a step of the reading.
-
-        For a command already further away, both are the rates that bring it back.
-        """
+        """Return the lowest and highest rates (D,) that end within a step of the reading, or else bring it back."""
         near = self._step * (1 - RESERVE)
         below = np.minimum(self._at - (self._reading - near), 1e9)
         above = np.minimum(self._reading + near - self._at, 1e9)

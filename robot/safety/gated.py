@@ -236,10 +236,7 @@ class GatedRobot(Robot):
         return fault
 
     def _driver_fault(self, what: str, error: Exception) -> RobotFault:
-        """Latch a fault of the driver, brake as far as the robot still responds, and return the error to raise.
-
-        The gate starts anew when the robot can be read again.
-        """
+        """Latch a fault of the driver, brake as far as possible, and return the error; the gate then starts anew."""
         fault = self._trip(FaultKind.DRIVER, f"the robot {what}: {in_one_line(error)}")
         logger.error("%s stopped: %s", self, fault)
         stopped = noted(RobotFault(fault), self._brake())

@@ -187,10 +187,7 @@ class PickLift(Expert):
         return bool(np.linalg.norm(pose[:3] - self.reach.hand(measured[:ARM])[0]) < BETWEEN_M)
 
     def _best(self, lies: np.ndarray) -> Reached:
-        """Solve for the best of the four grasps of the cube by two opposite faces; once chosen, keep to it.
-
-        The cost combines the solver's, how deep the arm would sink into the table, and how far the wrist has to turn.
-        """
+        """Solve for the best of four grasps by the solver's cost, depth in the table, turn of the wrist; keep to it."""
         place, (w, x, y, z) = lies[:3].copy(), lies[3:]
         place[2] = max(LOWEST_M, place[2] - 0.0015)
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))

@@ -22,10 +22,7 @@ def control_of(port_file: Path) -> Path:
 
 
 class ControlServer:
-    """Listens on a Unix socket; callbacks registered with `selector` answer requests without blocking.
-
-    `handler` turns a request into the fields of its answer; its ValueErrors are reported to the client.
-    """
+    """Listens on a Unix socket, without blocking; `handler` answers a request, or raises a ValueError."""
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Callable[[dict], dict]):
         """Start listening. Raises OSError if another twin listens there or the socket cannot be created."""

@@ -66,10 +66,7 @@ class Drive:
 
 
 class Servo:
-    """A servo with its shaft at `shaft` steps, a real number that keeps counting over full turns.
-
-    `servo[name]` gets or sets a register by name, with its sign decoded, even if the line may not write it.
-    """
+    """A servo with its shaft at `shaft` steps, counting over full turns; `servo[name]` is a register, sign decoded."""
 
     def __init__(self, servo_id: int, shaft: float = STEPS / 2):
         self.memory = bytearray(SIZE)
@@ -149,10 +146,7 @@ class Servo:
         return place if self["Phase"] & 0x10 else (place + 0.5) % STEPS - 0.5
 
     def drive(self, dt_s: float) -> Drive:
-        """Advance the setpoint towards the goal by `dt_s` seconds and return the motor command.
-
-        It accelerates at Acceleration (in 100 steps/s^2; 0: at once) up to Goal_Velocity (steps/s; 0: FASTEST).
-        """
+        """Move the setpoint to the goal for `dt_s` seconds by Acceleration and Goal_Velocity; return the command."""
         status, limit = self["Status"], self["Torque_Limit"] / 1000
         off = self["Torque_Enable"] != TORQUE_ON or self["Operating_Mode"] != 0 or status & OVERHEATED
         if not self.powered or off:
@@ -283,10 +277,7 @@ class Bus:
         return [s for s in self.servos if s.powered and servo_id in (BROADCAST, s["ID"])]
 
     def _one(self, servo: Servo, instruction: int, given: bytes) -> bytes | None:
-        """Carry out PING, READ or WRITE on one servo; return its reply, or None if not understood.
-
-        The reply carries the error byte and the id from before the instruction took effect.
-        """
+        """Carry out PING, READ or WRITE on a servo; return its reply, with the error and id from before, or None."""
         name, error, found = servo["ID"], servo["Status"], b""
         if instruction == READ and len(given) == 2 and given[1] <= LONGEST - 2:
             found = servo.read(given[0], given[1])

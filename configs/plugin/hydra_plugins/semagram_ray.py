@@ -27,8 +27,8 @@ if find_spec("ray"):
 class RayLauncher(Launcher):
     """Runs members as tasks: `threads` cores each and, with `device=cuda` or where `auto` finds some, a card.
 
-    `address`: of the cluster, whose machines share the folders of this one; None: a cluster of this machine. A member
-    whose worker is lost runs again in the same folder, up to `max_retries` times, and goes on there.
+    `address`: of the cluster, whose machines share this one's folders; None: one of this machine. A member whose worker
+    is lost runs again in the same folder, up to `max_retries` times, and goes on there.
     """
 
     def __init__(self, address: str | None, max_retries: int):
