@@ -273,6 +273,7 @@ def test_the_decision_on_the_page_is_that_of_the_evaluation(checkpoint, page, tm
     [
         ({"step": 99}, "step=99: episode 1 has 12 steps"),
         ({"out": "x.txt"}, "out=x.txt: a file ending in .html"),
+        ({"out": "/proc/x.html", "run": "nowhere"}, "out=/proc/x.html: No such file.*; in a folder that can be"),
         ({"guidance": GuidanceKeys("nowhere")}, "nowhere"),
     ],
 )
@@ -281,6 +282,13 @@ def test_a_wrong_question_is_refused_in_a_line(checkpoint, keys, line, tmp_path)
     with pytest.raises(UserError, match=line):
         why(WhyConfig(**usual | keys), tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_page_whose_name_a_folder_has_is_refused_before_anything_is_read(tmp_path):
+    for name in ("p.html", "q.json"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"out=.*{name[0]}.html: .* no folder of that name"):
+            why(WhyConfig(run="nowhere", out=str(tmp_path / f"{name[0]}.html")), tmp_path)
 
 
 def test_what_was_imagined_stands_beside_what_came_for_the_quantities_that_were_to_change_most():

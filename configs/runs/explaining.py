@@ -25,7 +25,7 @@ from policies.glyphs.ink import svg
 from policies.guidance.compiling import Memory, independent
 from policies.guidance.wishes import READABLE
 from policies.storage.checkpoint import read_replay
-from policies.storage.folders import replace_file
+from policies.storage.folders import aside_of, replace_file
 from worldmodel.attribution import Followed, follow
 from worldmodel.errors import UserError
 from worldmodel.guidance import Probes
@@ -47,19 +47,29 @@ def why(config: WhyConfig, _folder: Path) -> dict:
     return Why(config).run()
 
 
+def placed(out: Path) -> Path:
+    """Return `out`. Raises UserError unless a page can be written there, and its graph beside it."""
+    if out.suffix != ".html" or not out.parent.is_dir() or out.is_dir() or out.with_suffix(".json").is_dir():
+        raise UserError(f"out={out}: a file ending in .html, in a folder that is there; no folder of that name")
+    try:
+        with aside_of(out) as aside:
+            aside.touch()
+    except OSError as error:
+        raise UserError(f"out={out}: {error.strerror}; in a folder that can be written to") from error
+    return out
+
+
 class Why:
     """One call of semagram-why. Raises ConfigError, FolderError, UserError."""
 
     def __init__(self, config: WhyConfig):
         self.config, count = config, max(config.episodes, config.episode + 1)
+        self.out = placed(Path(config.out or f"why-episode{config.episode}-step{config.step}.html"))
         keys = EvaluateConfig(
             threads=config.threads, compile="false", checkpoint=config.run, episodes=count, seed=config.seed
         )
         self.evaluation = Evaluation.begin(replace(keys, guidance=config.guidance))
         self.loaded = self.evaluation.loaded
-        self.out = Path(config.out or f"why-episode{config.episode}-step{config.step}.html")
-        if self.out.suffix != ".html" or not self.out.parent.is_dir():
-            raise UserError(f"out={self.out}: a file ending in .html, in a folder that is there")
 
     def run(self) -> dict:
         """Do it. Returns the last line."""
