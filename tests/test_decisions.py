@@ -1,7 +1,11 @@
 """Laws of seeing a decision: effects that add up and predict interventions, a trace that survives, a page."""
 
+import csv
 import json
+import re
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
@@ -18,6 +22,7 @@ from envs.settings import TaskConfig
 from policies.decisions import trace
 from policies.decisions.graph import Explainer, Usual
 from policies.decisions.schema import as_json
+from policies.guidance.compiling import equal
 from policies.settings import GuidanceKeys
 from worldmodel.attribution import Inputs, effects, follow, groups, influence, prune, scores
 from worldmodel.errors import UserError
@@ -303,6 +308,77 @@ def test_what_was_imagined_stands_beside_what_came_for_the_quantities_that_were_
     assert (far["name"], far["unit"], moves["name"], still["name"]) == ("far", "m", "moves", "still")
     assert far["steps"] == [[-2, -1.5], [-4, -3.5], [-6, -5.5]] and still["steps"] == [[0, 0.5]] * 3
     assert asked._came(path, None) == []
+
+
+def test_numbers_of_the_state_have_the_names_of_the_quantities_that_they_are(page):
+    one, two = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    still = torch.ones(64)
+    same = equal(torch.stack([one, still, one + 0.1], 1), torch.stack([two, one * 1.00001, still], 1))
+    assert same.nonzero().tolist() == [[0, 1]]
+    data = json.loads(page[0].read_text().partition('id="data">')[2].partition("</script>")[0])
+    names = ["cart_position", "pole_angle_cosine", "position[2]", "slider.velocity", "angular_vel"]
+    assert [each["name"] for each in data["moments"][0]["inputs"]] == names
+
+
+def test_what_the_page_says_to_predict_badly_was_measured(page):
+    rows = csv.DictReader((Path(__file__).parents[1] / "docs/results/decisions.csv").read_text().splitlines())
+    mean = {(row["task"], row["measure"]): float(row["mean"]) for row in rows}
+    said = re.findall(r"(\d+) % \((\S+?)\)", page[0].read_text())
+    assert len(said) == 3
+    for share, task in said:
+        assert int(share) == round(100 * mean[task, "top8_off"] / mean[task, "top8"])
+
+
+BLOCKS = [
+    "answer",
+    "quantities",
+    "plans",
+    "reasons",
+    "bar",
+    "graph",
+    "scale",
+    "about",
+    "senses",
+    "scatter",
+    "clamps",
+    "measures",
+    "limits",
+]
+"""The page's main blocks, from above."""
+WIDE, NARROW = (49, 1182), (23, 354)
+PLACES = {
+    1280: [WIDE, (49, 363), *[(470, 761)] * 3, *[WIDE] * 3, (49, 562), (49, 250), (669, 562), *[(28, 1224)] * 2],
+    400: [*[NARROW] * 5, (23, 1360), *[NARROW] * 3, (23, 250), NARROW, *[(10, 380)] * 2],
+}
+"""The left edge and the width of each at a width of the window, in pixels; the graph scrolls within its box."""
+
+
+@pytest.mark.parametrize("width", PLACES)
+def test_in_a_browser_the_blocks_stand_where_they_belong(browser, page, width):
+    with browser(page[0].as_uri()) as view:
+        view.set_viewport_size({"width": width, "height": 900})
+        for theme in ("light", "dark"):
+            root = "document.documentElement"
+            assert view.evaluate(f"[{root}.scrollWidth, {root}.dataset.theme]") == [width, theme]
+            found = {name: view.locator(f"#{name}").bounding_box() for name in BLOCKS}
+            for (name, box), (left, wide) in zip(found.items(), PLACES[width], strict=True):
+                assert (box["x"], box["width"]) == pytest.approx((left, wide), abs=3), name
+                assert 10 < box["height"] < 1000, name
+            for above, below in pairwise(found.values()):
+                beside = above["x"] + above["width"] <= below["x"]
+                assert beside or above["y"] + above["height"] <= below["y"] + 1
+            ends = "(e => e.getBoundingClientRect()).map(r => [r.x, r.y, r.right, r.bottom])"
+            nodes = view.locator("#graph .node").evaluate_all(
+                f"a => a.map(e => [...e.querySelectorAll('rect')].map{ends})"
+            )
+            left, top, wide, high = (found["graph"][key] for key in ("x", "y", "width", "height"))
+            for box, bar in nodes:
+                assert box[2] - box[0] == pytest.approx(134 / 1360 * wide, abs=3)
+                for inner, outer in ((box, (left, top, left + wide, top + high)), (bar, box)):
+                    assert all(at >= end - 2 for at, end in zip(inner[:2], outer[:2], strict=True))
+                    assert all(at <= end + 2 for at, end in zip(inner[2:], outer[2:], strict=True))
+            view.keyboard.press("t")
+        view.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_in_a_browser_the_page_can_be_worked(browser, page):
