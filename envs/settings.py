@@ -237,6 +237,14 @@ class FaultConfig:
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
 
+    @classmethod
+    def of(cls, text: str) -> "FaultConfig":
+        """Return what `faults=[flip@60]` names. Raises UserError."""
+        kind, _, step = text.partition("@")
+        if kind not in KINDS or not step.isdecimal():
+            raise UserError(f"faults=[{text}]: one of {', '.join(KINDS)} and a control step, e.g. {FLIP}@60")
+        return cls(kind, int(step))
+
 
 def instruct(envs: "Sequence[gymnasium.Env]", task: TaskConfig, instruction: str, first: int = 0) -> None:
     """Set the instruction of a task's environments; if it is empty, give each a paraphrase of its task in turn.
