@@ -3,6 +3,9 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -287,6 +290,21 @@ def test_a_wrong_question_is_refused_in_a_line(checkpoint, keys, line, tmp_path)
     with pytest.raises(UserError, match=line):
         why(WhyConfig(**usual | keys), tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_that_is_still_writing_is_explained_by_its_newest_whole_checkpoint(checkpoint, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoint, folder / "000000008")
+    writer = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    aside = folder / f".000000016.{writer.pid}"  # as `aside_of` names what is being written
+    aside.mkdir()
+    (aside / "config.json").write_text("{")
+    try:
+        config = WhyConfig(run=str(folder.parent), episodes=1, around=0, out=str(tmp_path / "p.html"))
+        assert why(config, tmp_path)["step"] == 0 and aside.is_dir()
+    finally:
+        writer.communicate()
+    assert str(folder / "000000008") in (tmp_path / "p.html").read_text()
 
 
 def test_a_page_whose_name_a_folder_has_is_refused_before_anything_is_read(tmp_path):
