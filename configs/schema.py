@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import FaultConfig, TaskConfig, check_sentence
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, GuidanceKeys, LoopConfig, ReplayConfig
+from robot.settings import check_tools
 from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
@@ -167,6 +168,7 @@ class EvaluateConfig(MachineConfig):
             raise UserError(f"calibrate={self.calibrate}: without ladder=true, which acts on the alarms that it makes")
         if self.tools and not self.ladder:
             raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
+        check_tools(self.tools)
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,) if self.data else ())
         filmed = f"video_episodes=[{','.join(self.video_episodes)}]"
@@ -208,6 +210,8 @@ class BenchConfig(TrainConfig):
         TrainConfig.__post_init__(self)
         if not self.each_seed or min(self.each_seed) < 0 or len(set(self.each_seed)) < len(self.each_seed):
             raise UserError(f"seeds={self.seeds}: how many, at least 1, or a list of different ones, none below 0")
+        for fault in self.faults:
+            FaultConfig.of(fault)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"tasks=[{','.join(self.tasks)}]: one or several different tasks")
         if self.workers != "auto" and not (isinstance(self.workers, int) and self.workers >= 1):

@@ -226,3 +226,11 @@ class FaultConfig:
         check_ranges("fault.", self)
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
+
+    @classmethod
+    def of(cls, text: str) -> "FaultConfig":
+        """Return what `faults=[flip@60]` names. Raises UserError."""
+        kind, _, step = text.partition("@")
+        if kind not in KINDS or not step.isdecimal():
+            raise UserError(f"faults=[{text}]: one of {', '.join(KINDS)} and a control step, e.g. {FLIP}@60")
+        return cls(kind, int(step))

@@ -31,7 +31,7 @@ from sim.twin.twin import TwinConfig
 from sim.variation import PRESETS, Variation
 from worldmodel.errors import UserError
 from worldmodel.settings import LearningConfig, PlannerConfig
-from worldmodel.strict import build
+from worldmodel.strict import build, unknown
 
 CLASSES = {
     **{"train": TrainConfig, "evaluate": EvaluateConfig, "bench": BenchConfig, "tokens": TokensConfig},
@@ -297,6 +297,12 @@ def test_an_argument_to_be_typed_is_read_by_shell_and_hydra_as_it_was_meant(path
     (word,) = shlex.split(typed("resume", path))
     override = OverridesParser.create().parse_override(word)
     assert (override.key_or_group, override.value()) == ("resume", path)
+
+
+def test_the_line_about_an_unknown_key_names_the_groups_of_keys_too():
+    known = ["seed", "guidance.folders", "guidance.weight", "model.token.length", "hydra.run.dir"]
+    assert unknown("xyzzy", known) == "xyzzy: no such key; valid here: seed, guidance, model"
+    assert unknown("model.xyzzy", known) == "model.xyzzy: no such key; valid here: model.token"
 
 
 def test_what_is_not_there_is_reported_before_anything_heavy_is_imported(tmp_path):

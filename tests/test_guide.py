@@ -297,7 +297,11 @@ def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
     run = f"checkpoint={checkpoint}"
     code, out, _ = command("guide", run, "show=quantities")
     table = json.loads(out.splitlines()[-1])
-    assert code == 0 and table["slider"].keys() == {"r2", "low", "high", "unit"} and table["slider"]["unit"] == "m"
+    assert code == 0 and table["slider"].keys() == {"r2", "low", "high", "unit", "note"}
+    assert table["slider"]["unit"] == "m" and table["slider"]["note"] == "same as cart_position"
+    assert table["cart.y"]["note"] == "constant" and table["cart_position"]["note"] == table["hinge_1"]["note"] == ""
+    shown = [line.split()[0] for line in out.splitlines()]
+    assert "cart_position" in shown and not {"slider", "cart.y"} & {*shown}
     (tmp_path / "rightward.py").write_text("def right(q):\n    return q['angular_vel']\n")
     code, out, _ = command("guide", run, "want=angular_vel > 0, angular_vel < 9", "updates=2", "out=g", "weight=0.5")
     result = json.loads(out.splitlines()[-1])

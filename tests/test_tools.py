@@ -1,5 +1,6 @@
 """Laws of a user's own tools: typed, told as JSON Schema, used by the ladder where all else failed."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -50,6 +51,22 @@ def test_a_tool_tells_its_parameters_and_takes_no_others():
     ):
         with pytest.raises(UserError, match=f"^{line}$"):
             tool(wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "line"),
+    [
+        ("configs.schema:EvaluateConfig", "tools=('knok',), ladder=True", "tools=knok: "),
+        ("robot.settings:RunConfig", "tools=('knok',), ladder=True, checkpoint='.'", "tools=knok: "),
+        ("configs.schema:BenchConfig", "faults=('jam@-6',)", "faults=[jam@-6]: one of jam, flip"),
+    ],
+)
+def test_a_misspelt_tool_or_fault_is_refused_before_pytorch_is_imported(kind, wrong, line):
+    module, _, name = kind.partition(":")
+    code = f"import sys; from {module} import {name}\ntry: {name}({wrong})\n"
+    code += "except Exception as e: print(e, 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(line) and said.endswith(" False\n")
 
 
 SERVER = """

@@ -60,7 +60,11 @@ def unknown(key: str, known: list[str]) -> str:
     if (own := ELSEWHERE.get(key)) and (own in known or own.startswith("hydra.")):
         return f"{key}: no such key; here it is {own}="
     group, _, leaf = key.rpartition(".")
-    siblings = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
+    below = [f"{group}." if group else "", ""]
+    within, top = (
+        [b + k[len(b) :].partition(".")[0] for k in known if k.startswith(b) and k[:6] != "hydra."] for b in below
+    )
+    siblings = list(dict.fromkeys(within or top)) or known
     close = _alike(leaf, known, 1.0) or _alike(leaf, siblings, 0.6) or _alike(leaf, known, 0.8)
     hint = f"did you mean {' or '.join(close)}?" if close else f"valid here: {', '.join(siblings)}"
     return f"{key}: no such key; {hint}"

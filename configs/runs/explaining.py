@@ -16,16 +16,18 @@ from configs.runs.evaluation import Evaluation
 from configs.runs.film import motions, sentence
 from configs.runs.moments import Moment, followed, played_again
 from configs.schema import EvaluateConfig, WhyConfig
+from envs.arm import LAG
 from policies.agent import Agent
 from policies.decisions.graph import Explained, Explainer, Usual
 from policies.decisions.schema import as_json
 from policies.decisions.trace import rejected
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
-from policies.guidance.compiling import Memory, independent
+from policies.guidance.compiling import Memory, equal, independent
 from policies.guidance.wishes import READABLE
 from policies.storage.checkpoint import read_replay
-from policies.storage.folders import replace_file
+from policies.storage.folders import aside_of, replace_file
+from sim.so101.joints import JOINTS
 from worldmodel.attribution import Followed, follow
 from worldmodel.errors import UserError
 from worldmodel.guidance import Probes
@@ -35,6 +37,8 @@ from worldmodel.replay import sample_starts, window_at
 from worldmodel.senses import STATE_KEY
 
 SLOT = "/*data*/"
+LAGS = {f"{LAG}[{i}]": f"{joint}.{LAG}" for i, joint in enumerate(JOINTS)}
+"""How the page names the arm's lags."""
 MOMENTS, SAMPLED = 10_000, 64
 """How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
 SHOWN, PAIRED, CAME = 8, 4, 4
@@ -47,25 +51,36 @@ def why(config: WhyConfig, _folder: Path) -> dict:
     return Why(config).run()
 
 
+def placed(out: Path) -> Path:
+    """Return `out`. Raises UserError unless a page can be written there, and its graph beside it."""
+    if out.suffix != ".html" or not out.parent.is_dir() or out.is_dir() or out.with_suffix(".json").is_dir():
+        raise UserError(f"out={out}: a file ending in .html, in a folder that is there; no folder of that name")
+    try:
+        with aside_of(out) as aside:
+            aside.touch()
+    except OSError as error:
+        raise UserError(f"out={out}: {error.strerror}; in a folder that can be written to") from error
+    return out
+
+
 class Why:
     """One call of semagram-why. Raises ConfigError, FolderError, UserError."""
 
     def __init__(self, config: WhyConfig):
         self.config, count = config, max(config.episodes, config.episode + 1)
+        self.out = placed(Path(config.out or f"why-episode{config.episode}-step{config.step}.html"))
         keys = EvaluateConfig(
             threads=config.threads, compile="false", checkpoint=config.run, episodes=count, seed=config.seed
         )
         self.evaluation = Evaluation.begin(replace(keys, guidance=config.guidance))
         self.loaded = self.evaluation.loaded
-        self.out = Path(config.out or f"why-episode{config.episode}-step{config.step}.html")
-        if self.out.suffix != ".html" or not self.out.parent.is_dir():
-            raise UserError(f"out={self.out}: a file ending in .html, in a folder that is there")
 
     def run(self) -> dict:
         """Do it. Returns the last line."""
         config, usual = self.config, self.usual()
         moments, asked, env = played_again(self.evaluation, config.episode, config.step, config.around)
-        labels, self.rate, self.units = env["labels"], env["render_fps"], env["quantities"]
+        labels = [self.same.get(i, LAGS.get(label, label)) for i, label in enumerate(env["labels"])]
+        self.rate, self.units = env["render_fps"], env["quantities"]
         agent, token = self.evaluation.agent(True), self.loaded.spec.model.token
         model = copy.deepcopy(agent.model)
         self.explainer = Explainer(model, token.discount(self.loaded.spec.discount), usual, labels)
@@ -78,7 +93,7 @@ class Why:
             shown.append(self._shown(agent, moment, *graphs[-1]) | {"came": self._came(explained.path, really)})
             say(f"step {moment.step}: {int(explained.kept.sum())} nodes{' (asked)' if n == asked else ''}")
         task, path = self.loaded.task.label, str(self.loaded.path)
-        about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked}
+        about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked, "given": model.shared}
         text = json.dumps(about | {"moments": shown}, separators=(",", ":"), allow_nan=False)
         html = page("decision").replace(SLOT, text.replace("<", "\\u003c"), 1)
         explained, graph, seconds = graphs[asked]
@@ -90,7 +105,10 @@ class Why:
         return result | {"nodes": len(graph["nodes"]), "seconds": round(seconds, 3), **measures}
 
     def usual(self) -> Usual:
-        """Return what is usual, by the checkpoint's replay. Raises FolderError without one."""
+        """Return what is usual, by the checkpoint's replay. Raises FolderError without one.
+
+        And find which numbers of the state are named quantities: `same`, names by place.
+        """
         path, spec, model = self.loaded.path, self.loaded.spec, self.loaded.agent.model
         replay = read_replay(path, spec.senses, spec.model.vision.frame_lags)
         memory = Memory.of(replay, model, tuple(spec.quantities), MOMENTS)
@@ -98,6 +116,9 @@ class Why:
         seen = model.preprocess(window_at(replay, env, row, 1, 1).seen.map(lambda x: x[0]))
         with torch.no_grad():
             features = model.encode_each(seen).mean(0)
+        state = replay.seen[STATE_KEY][env, row] if STATE_KEY in replay.seen else torch.zeros(SAMPLED, 0)
+        same = equal(state, replay.quantities[env, row]).nonzero().flip(0).tolist()  # of several, the first
+        self.same = {i: memory.names[q] for i, q in same if "[" not in memory.names[q]}
         z, token = memory.remembered.z, memory.remembered.token
         probes = Probes.fit(memory.names, z, memory.quantities, memory.episode, linear=True)
         ranked = sorted(range(len(memory.names)), key=lambda q: ("[" in memory.names[q], -float(probes.r2[q])))

@@ -268,13 +268,25 @@ COMPILERS = {"want": want, "goal": goal, "examples": examples, "reward": reward,
 
 
 def quantities(known: Known) -> dict:
-    """Print a table of the quantities; return it."""
-    wide = max(map(len, known.readings))
-    rows = [f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}" for name, r in known.readings.items()]
-    show(f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows)
+    """Print a table of the quantities, then which are constants or equal one in it; return all."""
+    probes, readings = known.probes, known.readings
+    some = known.memory.quantities[:: max(1, len(known.memory.quantities) // compiling.COMPARED)]
+    equal, varied = compiling.equal(some, some).tolist(), compiling.varied(probes.low, probes.high).tolist()
+    notes = {}
+    for q, name in enumerate(readings):
+        first = equal[q].index(True) if any(equal[q]) else q
+        notes[name] = f"same as {probes.names[first]}" if first < q else "" if varied[q] else "constant"
+    wide = max(map(len, readings))
+    rows = [
+        f"{name:<{wide}} {r.r2:7.3f} {r.low:10.4g} {r.high:10.4g}  {r.unit}"
+        for name, r in readings.items()
+        if not notes[name]
+    ]
+    rest = [f"left out: {', '.join(f'{name} ({note})' for name, note in notes.items() if note)}"] * any(notes.values())
+    show(f"{'quantity':<{wide}} {'R2':>7} {'low':>10} {'high':>10}  unit", *rows, *rest)
     return {
-        name: {"r2": short(r.r2), "low": short(r.low), "high": short(r.high), "unit": r.unit}
-        for name, r in known.readings.items()
+        name: {"r2": short(r.r2), "low": short(r.low), "high": short(r.high), "unit": r.unit, "note": note}
+        for (name, r), note in zip(readings.items(), notes.values(), strict=True)
     }
 
 

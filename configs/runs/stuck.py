@@ -41,7 +41,7 @@ def stuck(config: BenchConfig, folder: Path) -> dict:
     """
     if not config.checkpoints:
         raise ConfigError("checkpoint=: runs or checkpoints with alarms, e.g. checkpoint=[runs/walker-walk/<run>]")
-    faults, rows = [_fault(each) for each in config.faults], []
+    faults, rows = [FaultConfig.of(each) for each in config.faults], []
     for path in config.checkpoints:
         own = EvaluateConfig(checkpoint=path, device=config.device, threads=config.threads, compile="false")
         evaluation = Evaluation.begin(own)
@@ -53,13 +53,6 @@ def stuck(config: BenchConfig, folder: Path) -> dict:
         text = "".join(",".join("" if each is None else str(each) for each in line) + "\n" for line in lines)
         replace_file(folder / "stuck.csv", text.encode())
     return {"suite": config.suite, "rows": rows, "out": str(folder)}
-
-
-def _fault(text: str) -> FaultConfig:
-    kind, _, step = text.partition("@")
-    if not step.isdecimal():
-        raise ConfigError(f"faults=[{text}]: a kind and a control step, e.g. flip@60")
-    return FaultConfig(kind, int(step))
 
 
 class _Played:

@@ -34,6 +34,10 @@ AGREED = 0.5
 """Good examples agree on a quantity whose range among them leaves at most this share of the moments remembered."""
 DETERMINED = 0.99
 """A quantity whose R2 from others, linearly, is at least this much, says nothing beside them."""
+SAME = 1e-3
+"""The share of a quantity's range by which another one may differ and be the same."""
+COMPARED = 512
+"""How many moments say which quantities are the same."""
 EXAMPLES = 4
 """The least number of good examples."""
 LINE = re.compile(r"(\d+)\s*,\s*(\d+)\s*,\s*(good|bad)")
@@ -101,6 +105,18 @@ def numbered(
     episode = first.long().cumsum(0) - 1
     begins = torch.arange(len(row))[first]
     return episode, torch.arange(len(row)) - begins[episode]
+
+
+def equal(values: Float[Tensor, "N K"], others: Float[Tensor, "N Q"]) -> Bool[Tensor, "K Q"]:
+    """Return which columns are the same but for rounding; one that does not vary is the same as none."""
+    low, high = others.aminmax(dim=0)
+    apart = (values[:, :, None] - others[:, None]).abs().amax(0)
+    return (apart <= SAME * (high - low)) & varied(low, high)
+
+
+def varied(low: Float[Tensor, " Q"], high: Float[Tensor, " Q"]) -> Bool[Tensor, " Q"]:
+    """Return which quantities are no constants, but for rounding, by the least and largest value of each."""
+    return high - low > 1e-6 * high.abs().clamp(min=1)
 
 
 def readings(probes: Probes, units: dict[str, str]) -> dict[str, Reading]:

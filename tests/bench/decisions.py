@@ -1,6 +1,7 @@
 """How far graphs of decisions can be trusted, and what a trace costs: python tests/bench/decisions.py <run> [plans].
 
-Plans are those of the evaluation's episode 0, one in every so many steps. The trace is timed in turns with none.
+Plans are those of the evaluation's episode 0, one in every so many steps; if it has too few that can be carried out to
+their ends, those of the first episodes of the next seeds, too. The trace is timed in turns with none.
 `python tests/bench/decisions.py <run> mend <episode> <step>` plays the episode really, once for each number of the
 state that shows the usual at that one decision, and a few times as it is.
 """
@@ -29,22 +30,30 @@ LEFT_OUT, TURNS = 20, 400
 
 def graphs(run: str, count: int) -> list[dict]:
     """Measure the graphs of `count` plans."""
-    why = Why(WhyConfig(run=run, episodes=1, out=f"{tempfile.gettempdir()}/none.html"))
-    usual = why.usual()
-    with torch.no_grad():
-        moments, _, env = played_again(why.evaluation, 0, 0, 10**6)
-    token = why.loaded.spec.model.token
-    agent = why.evaluation.agent(True)
-    explainer = Explainer(agent.model, token.discount(why.loaded.spec.discount), usual, env["labels"])
-    moments = [each for each in moments if not each.by_policy]
-    found = []
-    for moment in moments[:: max(1, len(moments) // count)][:count]:
-        really, began = followed(why.evaluation, 0, moment, explainer), time.perf_counter()
-        explained = explainer.explain(moment.seen, moment.reached, moment.tokens, really)
-        seconds = time.perf_counter() - began
-        top, drawn = (abs(each.measured) for each in explained.together)
-        more = {"nodes": int(explained.kept.sum()), "seconds": seconds, "top8": top, "random8": drawn}
-        found.append(explained.measures | more)
+    usual, found, seed = None, [], WhyConfig(run=run).seed
+    while len(found) < count:
+        why = Why(WhyConfig(run=run, episodes=1, seed=seed, out=f"{tempfile.gettempdir()}/none.html"))
+        usual, seed = usual or why.usual(), seed + 1
+        with torch.no_grad():
+            moments, _, env = played_again(why.evaluation, 0, 0, 10**6)
+        token = why.loaded.spec.model.token
+        agent = why.evaluation.agent(True)
+        explainer = Explainer(agent.model, token.discount(why.loaded.spec.discount), usual, env["labels"])
+        moments = [each for each in moments if not each.by_policy]
+        for moment in moments[:: max(1, len(moments) // count)][: count - len(found)]:
+            if (really := followed(why.evaluation, 0, moment, explainer)) is None:
+                continue  # nothing came that could have been otherwise than imagined
+            began = time.perf_counter()
+            explained = explainer.explain(moment.seen, moment.reached, moment.tokens, really)
+            seconds = time.perf_counter() - began
+            top, drawn = explained.together
+            more = {"nodes": int(explained.kept.sum()), "seconds": seconds}
+            more |= {
+                "top8": abs(top.measured),
+                "random8": abs(drawn.measured),
+                "top8_off": abs(top.predicted - top.measured),
+            }
+            found.append(explained.measures | more)
     return found
 
 
