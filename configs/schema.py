@@ -197,7 +197,7 @@ class EvaluateConfig(MachineConfig):
 class BenchConfig(TrainConfig):
     """The keys of semagram-bench: those of its runs, and which they are.
 
-    `checkpoints`, `episodes`, `fault_episodes`, `faults`: of suite=stuck, which trains nothing.
+    `checkpoints`, `episodes`, `fault_episodes`, `faults`, `tools`: of suite=stuck, which trains nothing.
     """
 
     suite: str = "dmc-quick"
@@ -214,6 +214,7 @@ class BenchConfig(TrainConfig):
     episodes: int = ranged(50, low=1)
     fault_episodes: int = ranged(20, low=1)
     faults: tuple[str, ...] = ("jam@60", "flip@60", "weak@20", "load@20")
+    tools: tuple[str, ...] = ()
 
     @property
     def each_seed(self) -> list[int]:

@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.schema import EvaluateConfig
-from policies.tools import Tool
+from policies.storage.folders import FolderError
+from policies.tools import FILE, Tool, Uses
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import build
@@ -97,6 +99,35 @@ def test_without_the_extra_its_installation_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(UserError, match=r"^tools=\[mcp:x\]: .*uv pip install 'mcp"):
         Tool.each(["mcp:x"])
+
+
+def test_a_tool_gets_the_simulated_body_that_it_is_used_in_and_does_not_tell_of_it():
+    registry.register("tool", "shake")(lambda body, hard=True: f"{body} {hard}")
+    registry.find("tool", "shake").__annotations__["hard"] = bool
+    shake = Tool.of("shake")
+    assert list(shake.parameters["properties"]) == ["hard"]
+    assert shake({}, "this one") == "this one True" and shake({}) == "None True"
+
+
+def test_what_is_expected_of_a_tool_is_what_it_brought_in_like_situations_and_the_hope_elsewhere(tmp_path, untaught):
+    here, there = np.array([1.0, 0.0, 0.1]), np.array([0.0, 1.0, 0.1])
+    uses = Uses({"knock": [([1.0, 0.0, 0.1], 0.0)] * 5 + [([0.0, 1.01, 0.1], 0.7)] * 5})
+    assert uses.gain("knock", 0.99 * here) < 0.05 and 0.65 < uses.gain("knock", there) < 0.75
+    assert uses.gain("knock", -here) > 0.95 and uses.gain("paint", here) == 1  # never used there, never at all
+    uses.add("paint", here, 0.1)
+    assert uses.gain("paint", here) == 1 and Uses(uses.all).gain("paint", here) < 0.2  # the next know
+    checkpoint = untaught(tmp_path / "run")
+    assert Uses.kept(checkpoint).all == {}
+    Uses.kept(checkpoint, live=True).add("knock", here, 0.25)
+    Uses.kept(checkpoint).add("knock", here, 0.5)
+    assert Uses.kept(checkpoint).all == {"knock": [[[1.0, 0.0, 0.1], 0.25]]}
+    for text, line in (
+        ('{"uses": 3}', "not uses of tools"),
+        ('{"uses": {}, "checkpoint": "x"}', "of another checkpoint"),
+    ):
+        (checkpoint / FILE).write_text(text)
+        with pytest.raises(FolderError, match=rf"{FILE}: {line}.*without it"):
+            Uses.kept(checkpoint)
 
 
 def test_a_tool_that_is_not_there_or_not_typed_is_refused():

@@ -23,7 +23,7 @@ from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive
 from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
-from policies.tools import Tool
+from policies.tools import Tool, Uses
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel import registry
@@ -99,7 +99,8 @@ def planner_service(
         watch = Ladder(NEVER, ask=None, options=options)
     if watched.ladder:
         alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
-        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools))
+        uses = Uses.kept(loaded.path, live=True)
+        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools), uses=uses)
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
 
 
