@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from configs.arm.mcp_server import offer
 from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
@@ -111,8 +112,12 @@ def serve(config: ServeConfig, _folder: Path) -> dict:
         service = planner_service(Path(config.checkpoint), *own, say)
         name = listener.getsockname()
         with handled(lambda *_: service.close()):
-            say(f"planning for {service.settings.task} at {name if isinstance(name, str) else f'localhost:{name[1]}'}")
-            service.serve(listener)
+            where = name if isinstance(name, str) else f"localhost:{name[1]}"
+            say(f"planning for {service.settings.task} at {where}")
+            if config.mcp:
+                offer(service, partial(service.serve, listener), config.checkpoint, where, config.mcp)
+            else:
+                service.serve(listener)
     return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 
 
