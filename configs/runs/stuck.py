@@ -119,7 +119,7 @@ class _Played:
                     | {"auroc": self.auroc(monitor, plain, nominal), "detected": found.mean()}
                     | {"false_alarms": float(np.isfinite(early).mean()) if monitor != ORACLE else 0.0}
                     | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
-                    | self.used(acted)
+                    | self.used(acted if monitor in (ORACLE, OURS) else plain)
                 )
         for row in rows:
             counts = {"detected": row["episodes"], "false_alarms": good, "success": row["episodes"]}
