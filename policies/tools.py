@@ -9,7 +9,7 @@
         return "knocked twice"
 
 The parameters are told as JSON Schema, as MCP's tools tell theirs: `mcp:<command>` stands for the tools of the server
-that the command starts and speaks to by its standard input and output.
+that the command starts and speaks to by its standard input and output. What each use brought is remembered (`Uses`).
 """
 
 import atexit
@@ -39,6 +39,7 @@ TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "
 BODY = "body"
 """The parameter that gets the simulated environment where a tool is used, None on a robot; it is not told."""
 FILE = "tools.json"
+MOST = 200
 HOPED, PRIOR = 1.0, 0.1
 """The gain hoped for of a tool where it was never used, and how many uses there that counts as."""
 NEAR = 0.2
@@ -136,8 +137,9 @@ class Uses:
         return float((weights @ gains + PRIOR * HOPED) / (weights.sum() + PRIOR))
 
     def add(self, name: str, situation: Float[np.ndarray, " D"], gain: float) -> None:
-        """Note a use."""
-        self.all.setdefault(name, []).append([[round(float(x), 4) for x in situation], round(gain, 4)])
+        """Note a use; of each tool the newest MOST are remembered."""
+        noted = [[round(float(x), 4) for x in situation], round(gain, 4)]
+        self.all[name] = [*self.all.get(name, ()), noted][-MOST:]
         if self._place is not None:
             self.keep(self._place)
 

@@ -18,7 +18,7 @@ from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.schema import EvaluateConfig
 from policies.storage.folders import FolderError
-from policies.tools import FILE, Tool, Uses
+from policies.tools import FILE, MOST, Tool, Uses
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import build
@@ -175,6 +175,9 @@ def test_what_is_expected_of_a_tool_is_what_it_brought_in_like_situations_and_th
     assert uses.gain("knock", -here) > 0.95 and uses.gain("paint", here) == 1  # never used there, never at all
     uses.add("paint", here, 0.1)
     assert uses.gain("paint", here) == 1 and Uses(uses.all).gain("paint", here) < 0.2  # the next know
+    for _ in range(MOST + 1):
+        uses.add("paint", here, 0.2)
+    assert len(uses.all["paint"]) == MOST
     checkpoint = untaught(tmp_path / "run")
     assert Uses.kept(checkpoint).all == {}
     Uses.kept(checkpoint, live=True).add("knock", here, 0.25)

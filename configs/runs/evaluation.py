@@ -191,7 +191,8 @@ class Evaluation:
         if not self.config.ladder or alarms is None:
             return Watch()
         undo, tools = UNDO[self.loaded.task.control or ""], Tool.each(self.config.tools)
-        return Ladder(alarms, undo, first=first, tools=tools, uses=uses or Uses.kept(self.loaded.path))
+        uses = uses or (Uses.kept(self.loaded.path) if tools else None)
+        return Ladder(alarms, undo, first=first, tools=tools, uses=uses)
 
     def _kept_alarms(self) -> Alarms | None:
         """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""
