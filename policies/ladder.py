@@ -9,9 +9,8 @@ something, backs off before. An agent that is behind its schedule climbs all, on
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.alarms import GAUGES, TINY, Alarms, Notice, Watch
+from policies.cases import Case, Rung, Use
 from policies.tools import Tool, Uses
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.guidance import Guidance
@@ -46,57 +46,6 @@ PATIENCE = 0.25
 """Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
 WORTH = 0.25
 """Least share of what is missing that a tool must be expected to gain to be used."""
-LOOKED = 20
-"""Newest decisions that tell in which situation a tool is used."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A step taken in an episode at a decision, and why, in one line."""
-
-    episode: int
-    decision: int
-    rung: str
-    why: str
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A tool in use from decision `at` on, in a `situation`, and the schedule before."""
-
-    name: str
-    situation: Float[np.ndarray, " D"]
-    before: float
-    at: int
-
-
-@dataclass
-class _Case:
-    """How one environment stands.
-
-    `rung`: where it is, "" for nowhere; `left`: decisions left there; `taken`: rungs before; `quiet`: decisions without
-    an alarm. `clock`: at which decision of a good episode it should be by now; `mean`: its schedule of late.
-    `patience`: decisions left to get where good ones are, after it was first `mended`. `seen`: its newest transitions
-    (z, w, z'), `last` the first two of the next. `sent`: its newest actions; `back`: those that undo them. `used`: the
-    tools that it has used, `use` the last as long as it is not known what that brought.
-    """
-
-    episode: int
-    rung: str = ""
-    left: int = 0
-    taken: list[str] = field(default_factory=list)
-    quiet: int = 0
-    patience: int = 0
-    mended: bool = False
-    question: str = ""  # that it asks
-    mean: float = 0.0
-    clock: int = -1
-    last: tuple[Tensor, Tensor] | None = None
-    seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
-    sent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=60))
-    back: list[Tensor] = field(default_factory=list)
-    used: list[str] = field(default_factory=list)
-    use: _Use | None = None
 
 
 class Ladder(Watch):
@@ -133,7 +82,7 @@ class Ladder(Watch):
         self._soon = round(PATIENCE * len(mean))
         self.uses, self.steps = uses or Uses(), list[Rung]()
         self._noted = 0
-        self._cases: list[_Case] = []
+        self._cases: list[Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
         self._gain = self._offset = torch.zeros(0)
 
@@ -141,7 +90,7 @@ class Ladder(Watch):
         """Begin the next episodes, in `count` environments, with bodies that are thought whole."""
         super().begin(count, bodies)
         first = len(self.rows) - count
-        self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
+        self._cases = [Case(first + i, mean=self._best) for i in range(count)]
         self._gain = torch.zeros(0)
         if self._unclear:
             self._ask(0, "what is meant?")
@@ -309,7 +258,7 @@ class Ladder(Watch):
             situation, did = self._situation(i), tool({}, self.bodies[i] if self.bodies else None)
             hope = self.uses.gain(tool.name, situation)
             self._say(i, TOOL, f"{tool.name}: {did} ({hope:.0%} of what is missing expected of it)")
-            case.use = _Use(tool.name, situation, self._lately(i, 0), len(self._running[i]))
+            case.use = Use(tool.name, situation, self._lately(i, 0), len(self._running[i]))
             case.used.append(tool.name)
             case.seen.clear()
             case.mended, case.last = False, None
@@ -322,25 +271,20 @@ class Ladder(Watch):
 
     def _best_tool(self, i: int) -> Tool | None:
         """Return the tool, of those not used, that is expected to gain most; None if none is worth it."""
-        left, now = [tool for tool in self.tools if tool.name not in self._cases[i].used], self._situation(i)
-        gains = [self.uses.gain(tool.name, now) for tool in left]
+        left = [tool for tool in self.tools if tool.name not in self._cases[i].used]
+        gains = [self.uses.gain(tool.name, self._situation(i)) for tool in left]
         return left[gains.index(max(gains))] if gains and max(gains) > WORTH else None
 
     def _situation(self, i: int) -> Float[np.ndarray, " D"]:
-        """Return how much the latent changed, and differed from what a whole body's would be, in the mean of late."""
-        seen = list(self._cases[i].seen)[-LOOKED:]
-        if not seen or self._own is None:
-            return np.zeros(2 * self._imagined.shape[-1])
-        z, w, following = [torch.stack(each) for each in zip(*seen, strict=True)]
-        whole = self._own[0].step(z, w)[0]
-        return torch.cat([(following - each).abs().mean(0) for each in (z, whole)]).cpu().numpy()
+        assert self._own is not None
+        return self._cases[i].situation(self._own[0])
 
     def _lately(self, i: int, since: int) -> float:
         """Return the mean of the schedule over the newest half of the decisions `since` one, of `_soon` at most."""
         rows = self._running[i][since:][-self._soon :]
         return float(np.mean([schedule for _, schedule in rows[len(rows) // 2 :]]))
 
-    def _brought(self, i: int, use: _Use) -> None:
+    def _brought(self, i: int, use: Use) -> None:
         """Note what a tool brought."""
         self._cases[i].use = None
         gain = (use.before - self._lately(i, use.at)) / max(use.before - self._best, TINY)

@@ -160,9 +160,7 @@ class Uses:
             found = json.loads(path.read_bytes())
             uses = cls(found["uses"], place)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FolderError(
-                f"{path}: not uses of tools: {in_one_line(error)}; without it they are tried anew"
-            ) from error
+            raise FolderError(f"{path}: not uses: {in_one_line(error)}; without it tools are tried anew") from error
         if found["checkpoint"] != sum_of_model(checkpoint):
             raise FolderError(f"{path}: of another checkpoint; without it tools are tried anew")
         return uses

@@ -184,7 +184,7 @@ def test_what_is_expected_of_a_tool_is_what_it_brought_in_like_situations_and_th
     Uses.kept(checkpoint).add("knock", here, 0.5)
     assert Uses.kept(checkpoint).all == {"knock": [[[1.0, 0.0, 0.1], 0.25]]}
     for text, line in (
-        ('{"uses": 3}', "not uses of tools"),
+        ('{"uses": 3}', "not uses: "),
         ('{"uses": {}, "checkpoint": "x"}', "of another checkpoint"),
     ):
         (checkpoint / FILE).write_text(text)
