@@ -48,16 +48,13 @@ NEAR = 0.2
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool by its name: what it is for, its `parameters` as JSON Schema, and what it does.
-
-    `bodily`: whether its function has the parameter BODY, too.
-    """
+    """A tool by its name: what it is for, its `parameters` as JSON Schema, and what it does."""
 
     name: str
     about: str
     parameters: dict
     function: Callable[..., Any]
-    bodily: bool = False
+    bodily: bool = False  # its function has the parameter BODY, too
 
     @classmethod
     def each(cls, names: Sequence[str]) -> "list[Tool]":
@@ -89,10 +86,7 @@ class Tool:
         return cls(name, (inspect.getdoc(function) or name).splitlines()[0], schema, function, BODY in known)
 
     def __call__(self, arguments: Mapping[str, Any], body: Any = None) -> str:
-        """Use it; return what it did. Raises UserError for arguments unlike its parameters, or if it fails.
-
-        `body`: the simulated environment where it is used, None for a robot's.
-        """
+        """Use it in a `body`; return what it did. Raises UserError for arguments unlike its parameters, a failure."""
         known = self.parameters["properties"]
         for name in (*self.parameters["required"], *arguments):
             if name not in known or name not in arguments:
