@@ -106,12 +106,11 @@ class Tool:
 class Uses:
     """What tools brought: of each use, by the tool's name, [the situation (D,) that it was used in, the gain].
 
-    A gain is the share of what was missing of a good episode's reward that came after it, at most 1. What is added
-    counts only for those who read it next, so that an evaluation is the same for all its episodes.
+    A gain is the share of a good episode's missing reward that came then. What is added counts for the next to read it.
     """
 
     def __init__(self, known: Mapping[str, Sequence[Sequence[Any]]] | None = None, place: Path | None = None):
-        """Know these uses. `place`: the checkpoint beside which each that is added is kept at once."""
+        """Know these uses. `place`: the checkpoint with which each that is added is kept at once."""
         self._known = {
             name: (np.array([each for each, _ in uses]), np.array([gain for _, gain in uses]))
             for name, uses in (known or {}).items()

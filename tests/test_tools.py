@@ -155,7 +155,8 @@ def test_a_run_offered_to_a_client_goes_on_beside_it_one_at_a_time_and_its_resul
     while not offered._said.seek(0, 2):
         time.sleep(0.05)
     assert offered.stop() == offered.state() == {"running": False, "exit_code": 7, "result": 1}
-    monkeypatch.setitem(sys.modules, "mcp", None)
+    for name in ("mcp", "mcp.server.mcpserver"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"^mcp=robot=x: .*uv pip install 'mcp"):
         offer(service, print, "run", "at", "robot=x")
 

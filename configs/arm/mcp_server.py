@@ -1,11 +1,11 @@
-"""The agent as an MCP server by standard input and output: a client runs its task on a robot, sees its plan, stops it.
+"""The agent as an MCP server: a client runs its task by `semagram-run`, stops it through the gate, sees its plan.
 
-The client chooses how many episodes; whoever starts the server says on which robot, and how (`mcp=`). The run is one of
-`semagram-run`, in a process of its own, which stops through the gate, also if the server dies.
+The client chooses how many episodes; whoever starts the server says on which robot, and how (`mcp=`).
 """
 
 import io
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -17,10 +17,10 @@ from contextlib import suppress
 from typing import IO, Any
 
 from policies.planner_link.service import PlannerService
+from robot.safety.stops import handled
 from worldmodel.errors import UserError
 
-STOPPING_S = 20.0
-"""For how long a client that stops a run waits for its end."""
+STOPPING_S = 20.0  # for how long a client that stops a run waits for its end
 
 
 class Offered:
@@ -44,10 +44,8 @@ class Offered:
 
     def state(self) -> dict:
         """Tell whether a run goes on; once it has ended, its exit code and result."""
-        if self._process is None:
-            return self._last
-        if (code := self._process.poll()) is None:
-            return {"running": True}
+        if self._process is None or (code := self._process.poll()) is None:
+            return {"running": True} if self._process else self._last
         with self._said:
             self._said.seek(0)
             lines = self._said.read().decode().splitlines()
@@ -58,8 +56,7 @@ class Offered:
     def plan(self) -> dict:
         """Tell the newest plan: control points in [-1, 1] of each token, and the control steps that a token lasts."""
         agent = self._service.agent
-        decision = agent.decision if agent.totals.decisions else None
-        tokens = decision.plan(0).tolist() if decision else []
+        tokens = agent.decision.plan(0).tolist() if agent.totals.decisions and agent.decision else []
         return {"decisions": agent.totals.decisions, "steps": agent.curve.length, "tokens": tokens}
 
     def stop(self) -> dict:
@@ -78,12 +75,18 @@ def offer(service: PlannerService, listen: Callable[[], Any], checkpoint: str, r
     except ImportError as error:
         raise UserError(f"mcp={words}: {error}; uv pip install 'mcp>=2.3,<3'") from error
     offered, server = Offered(service, checkpoint, remote, words), MCPServer("semagram")
+    listener = threading.Thread(target=listen, name="planner", daemon=True)
     for tool in (offered.run, offered.state, offered.plan, offered.stop):
         server.tool()(tool)
-    listener = threading.Thread(target=listen, name="planner", daemon=True)
     listener.start()
+
+    def end(number: int, _frame: object) -> None:
+        offered.stop()
+        os._exit(128 + number)  # nothing wakes the reader of standard input
+
     try:
-        server.run("stdio")
+        with handled(end):
+            server.run("stdio")
     finally:
         sys.stdout = sys.stderr  # for the command's own result: whoever reads stdout expects MCP
         offered.stop()
