@@ -200,6 +200,7 @@ class BenchConfig(TrainConfig):
     episodes: int = ranged(50, low=1)
     fault_episodes: int = ranged(20, low=1)
     faults: tuple[str, ...] = ("jam@60", "flip@60", "weak@20", "load@20")
+    tools: tuple[str, ...] = ()
 
     @property
     def each_seed(self) -> list[int]:

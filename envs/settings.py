@@ -25,12 +25,13 @@ INSTRUCTIONS: dict[str, str] = {
 """The training instruction of each task, by task name."""
 
 REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
-JAM, FLIP, WEAK, LOAD = "jam", "flip", "weak", "load"
+JAM, FLIP, WEAK, LOAD, DEAD = "jam", "flip", "weak", "load", "dead"
 KINDS = {
     JAM: "a joint with a motor does not move any more",
     FLIP: "a motor turns the other way",
     WEAK: "all motors have a third of their force",
     LOAD: "each body is half as heavy again",
+    DEAD: "a motor gives no force",
 }
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
 

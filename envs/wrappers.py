@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.quantities import simulation
-from envs.settings import FLIP, JAM, WEAK, FaultConfig
+from envs.settings import DEAD, FLIP, JAM, WEAK, FaultConfig
 from envs.task_env import EnvironmentFault, by_key
 from policies.settings import FAULT, QUANTITIES
 from sim.renderer import shows
@@ -41,9 +41,8 @@ class Faulty(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode with a whole body."""
-        for name, value in self._whole.items():
-            getattr(self._model, name)[:] = value
-        self._step, self._whole = 0, {}
+        self.mend(self.fault.kind)
+        self._step = 0
         self._drawn = np.random.default_rng(seed)
         returned = self.env.reset(seed=seed, options=options)
         self._break()
@@ -55,6 +54,15 @@ class Faulty(gymnasium.Wrapper):
         self._step += 1
         self._break()
         return returned
+
+    def mend(self, kind: str) -> bool:
+        """Make the body whole if this is what broke, for a user's tool in simulation; return whether it was."""
+        mended = bool(self._whole) and kind == self.fault.kind
+        if mended:
+            for name, value in self._whole.items():
+                getattr(self._model, name)[:] = value
+            self._whole = {}
+        return mended
 
     def _break(self) -> None:
         """Change the model if it is time."""
@@ -72,6 +80,8 @@ class Faulty(gymnasium.Wrapper):
             model.actuator_gear[motor] *= -1
         elif self.fault.kind == WEAK:
             model.actuator_gear[:] /= 3
+        elif self.fault.kind == DEAD:
+            model.actuator_gear[motor] = 0
         else:
             model.body_mass[:] *= 1.5
             model.body_inertia[:] *= 1.5

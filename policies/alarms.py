@@ -237,10 +237,12 @@ class Watch:
         self.rows: list[list[tuple[float, ...]]] = []
         self.rewards: list[list[float]] = []
         self._running: list[list[tuple[float, ...]]] = []
+        self.bodies: Sequence[object] = ()
         self._imagined = self._state = torch.zeros(0)
 
-    def begin(self, count: int) -> None:
-        """Begin the next episodes, in `count` environments."""
+    def begin(self, count: int, bodies: Sequence[object] = ()) -> None:
+        """Begin the next episodes, in `count` environments; `bodies`: these, if they are simulated here."""
+        self.bodies = bodies
         self._running = [[] for _ in range(count)]
         self.rows += self._running
         self.rewards += [[] for _ in range(count)]

@@ -1,23 +1,26 @@
 """What an agent does that is stuck: a ladder of rungs, each with a budget of decisions, chosen by which alarm fired.
 
 *identify*: refit each actuator's gain and offset from the last decisions, and plan with them. *back off*: undo the last
-actions where they are joint targets, else none, and try again. *tool*: use a user's own (`policies.tools`). *ask*:
+actions where they are joint targets, else none, and try again. *tool*: use that of a user's own (`policies.tools`)
+which brought most where the world answered as now, if that is worth it; then the body is thought whole again. *ask*:
 somebody; without an answer, *stop*: no more actions. Where several guidances may be meant, it first asks which of them
 (as Ren et al. 2023, arXiv 2307.01928). A surprise leads to identify, and no further; an arm, which may press against
 something, backs off before. An agent that is behind its schedule climbs all, one after another, until it is not.
 """
 
-from collections import deque
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policies.agent import Agent
-from policies.alarms import GAUGES, Alarms, Notice, Watch
-from policies.tools import Tool
+from policies.alarms import GAUGES, TINY, Alarms, Notice, Watch
+from policies.cases import Case, Rung, Use
+from policies.tools import Tool, Uses
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel
@@ -41,42 +44,8 @@ ANSWERS = 0.25
 """Least gain of an actuator with which a body can do something."""
 PATIENCE = 0.25
 """Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A step taken in an episode at a decision, and why, in one line."""
-
-    episode: int
-    decision: int
-    rung: str
-    why: str
-
-
-@dataclass
-class _Case:
-    """How one environment stands.
-
-    `rung`: where it is, "" for nowhere; `left`: decisions left there; `taken`: rungs before; `quiet`: decisions without
-    an alarm. `clock`: at which decision of a good episode it should be by now; `mean`: its schedule of late.
-    `patience`: decisions left to get where good ones are, after it was first `mended`. `seen`: its newest transitions
-    (z, w, z'), `last` the first two of the next. `sent`: its newest actions; `back`: those that undo them.
-    """
-
-    episode: int
-    rung: str = ""
-    left: int = 0
-    taken: list[str] = field(default_factory=list)
-    quiet: int = 0
-    patience: int = 0
-    mended: bool = False
-    question: str = ""  # that it asks
-    mean: float = 0.0
-    clock: int = -1
-    last: tuple[Tensor, Tensor] | None = None
-    seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
-    sent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=60))
-    back: list[Tensor] = field(default_factory=list)
+WORTH = 0.25
+"""Least share of what is missing that a tool must be expected to gain to be used."""
 
 
 class Ladder(Watch):
@@ -94,13 +63,15 @@ class Ladder(Watch):
         first: Callable[[int], float] | None = None,
         tools: Sequence[Tool] = (),
         options: Mapping[str, Guidance] | None = None,
+        uses: Uses | None = None,
     ):
         """Climb by these alarms. `ask` gets a question and its choices, and returns one, "" for none in time.
 
         Without `ask`, a robot asks (`ready`). `options`: the guidances that may be meant, by their sentences.
 
         `undo`: one of UNDO. `first`: of each episode the decision of its first alarm, instead of `alarms`.
-        `tools`: used in this order, each once before somebody is asked, with the defaults of their parameters.
+        `tools`: each used once at most before somebody is asked, with the defaults of their parameters, the one first
+        that is to gain most by its `uses`, which get those of these episodes.
         """
         super().__init__()
         self.alarms, self.undo, self.ask, self.first, self.tools = alarms, undo, ask, first, tools
@@ -108,17 +79,18 @@ class Ladder(Watch):
         mean = alarms.bands[SCHEDULE].mean
         self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
         self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
-        self.steps: list[Rung] = []
+        self._soon = round(PATIENCE * len(mean))
+        self.uses, self.steps = uses or Uses(), list[Rung]()
         self._noted = 0
-        self._cases: list[_Case] = []
+        self._cases: list[Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
         self._gain = self._offset = torch.zeros(0)
 
-    def begin(self, count: int) -> None:
+    def begin(self, count: int, bodies: Sequence[object] = ()) -> None:
         """Begin the next episodes, in `count` environments, with bodies that are thought whole."""
-        super().begin(count)
+        super().begin(count, bodies)
         first = len(self.rows) - count
-        self._cases = [_Case(first + i, mean=self._best) for i in range(count)]
+        self._cases = [Case(first + i, mean=self._best) for i in range(count)]
         self._gain = torch.zeros(0)
         if self._unclear:
             self._ask(0, "what is meant?")
@@ -145,6 +117,7 @@ class Ladder(Watch):
             self.choice = answer if answer in self.options else self.choice
             case.rung = ""
             case.taken.clear()
+            case.used.clear()
             self._restart(i)
         else:
             for number in range(len(self._cases)) if self._unclear else (i,):
@@ -225,6 +198,8 @@ class Ladder(Watch):
         """Take the next rung in an environment if it is due. Returns whether the planner has to change."""
         case = self._cases[i]
         alarm = self._alarm(i)
+        if case.use is not None and len(self._running[i]) - case.use.at >= self._soon:
+            self._brought(i, case.use)
         if case.rung == STOP:
             return False
         if case.rung:
@@ -234,14 +209,12 @@ class Ladder(Watch):
             if case.rung == IDENTIFY and self._identified(i):
                 return True
             case.rung = ""
-            if alarm == SCHEDULE:
-                self._climb(i, alarm)
-            return False
+            return alarm == SCHEDULE and self._climb(i, alarm)
         case.quiet = 0 if alarm else case.quiet + 1
         if case.quiet >= QUIET:
             case.taken.clear()
         if alarm or case.patience:  # what was just fitted to a few decisions is fitted again
-            self._climb(i, alarm or SURPRISE)
+            return self._climb(i, alarm or SURPRISE)
         return False
 
     def _alarm(self, i: int) -> str:
@@ -259,14 +232,17 @@ class Ladder(Watch):
             return SCHEDULE
         return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
 
-    def _climb(self, i: int, alarm: str) -> None:
-        """Take the next rung."""
+    def _climb(self, i: int, alarm: str) -> bool:
+        """Take the next rung. Returns whether the planner has to change."""
         case = self._cases[i]
+        tool = None
         if alarm == SURPRISE:
             case.rung = BACK_OFF if self.undo and not case.taken else IDENTIFY
         else:
-            more = case.taken.count(TOOL) < len(self.tools)
-            case.rung = next(name for name in BUDGETS if (more if name == TOOL else name not in case.taken))
+            if case.use is not None:
+                self._brought(i, case.use)
+            tool = self._best_tool(i)
+            case.rung = next(name for name in BUDGETS if (tool if name == TOOL else name not in case.taken))
         case.left, case.quiet = BUDGETS[case.rung], 0
         fresh = case.rung not in case.taken or case.rung == TOOL
         case.taken += [case.rung] * fresh
@@ -278,12 +254,42 @@ class Ladder(Watch):
                 case.seen.popleft()
         elif case.rung == BACK_OFF:
             case.back = [self.undo * action for action in list(case.sent)[-case.left :]]
-        elif case.rung == TOOL:
-            tool = self.tools[case.taken.count(TOOL) - 1]
-            self._say(i, TOOL, f"{tool.name}: {tool({})}")
+        elif case.rung == TOOL and tool:
+            situation, did = self._situation(i), tool({}, self.bodies[i] if self.bodies else None)
+            hope = self.uses.gain(tool.name, situation)
+            self._say(i, TOOL, f"{tool.name}: {did} ({hope:.0%} of what is missing expected of it)")
+            case.use = Use(tool.name, situation, self._lately(i, 0), len(self._running[i]))
+            case.used.append(tool.name)
+            case.seen.clear()
+            case.mended, case.last = False, None
+            self._gain[i], self._offset[i] = 1, 0
             self._restart(i)
+            return True
         elif case.rung == ASK:
             self._ask(i, f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
+        return False
+
+    def _best_tool(self, i: int) -> Tool | None:
+        """Return the tool, of those not used, that is expected to gain most; None if none is worth it."""
+        left = [tool for tool in self.tools if tool.name not in self._cases[i].used]
+        gains = [self.uses.gain(tool.name, self._situation(i)) for tool in left]
+        return left[gains.index(max(gains))] if gains and max(gains) > WORTH else None
+
+    def _situation(self, i: int) -> Float[np.ndarray, " D"]:
+        assert self._own is not None
+        return self._cases[i].situation(self._own[0])
+
+    def _lately(self, i: int, since: int) -> float:
+        """Return the mean of the schedule over the newest half of the decisions `since` one, of `_soon` at most."""
+        rows = self._running[i][since:][-self._soon :]
+        return float(np.mean([schedule for _, schedule in rows[len(rows) // 2 :]]))
+
+    def _brought(self, i: int, use: Use) -> None:
+        """Note what a tool brought."""
+        self._cases[i].use = None
+        gain = (use.before - self._lately(i, use.at)) / max(use.before - self._best, TINY)
+        if math.isfinite(gain):
+            self.uses.add(use.name, use.situation, min(max(gain, -1.0), 1.0))
 
     def _identified(self, i: int) -> bool:
         """Fit gains and offsets, and return whether they explain what happened; then they hold."""
@@ -304,7 +310,7 @@ class Ladder(Watch):
         values = ", ".join(f"{g:.2f}{b:+.2f}" for g, b in zip(gain.tolist(), offset.tolist(), strict=True))
         self._say(i, IDENTIFY, f"gains and offsets {values} leave {left:.0%} of the error: planned with")
         if bool((gain.abs() < ANSWERS).all()):
-            case.taken = [IDENTIFY, BACK_OFF]  # which cannot help
+            case.taken = [IDENTIFY, BACK_OFF] + [TOOL] * len(case.used)  # which cannot help
         else:
             if not case.mended:
                 case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))

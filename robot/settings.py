@@ -282,9 +282,10 @@ class PlayConfig(ArmConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(PlannerOptions):
-    """The options of semagram-serve."""
+    """The options of semagram-serve. `mcp`: arguments of semagram-run; it is then an MCP server, too."""
 
     address: str = "~/.semagram/planner.sock"
+    mcp: str = ""
     guidance: GuidanceKeys = field(default_factory=GuidanceKeys)
 
     def __post_init__(self):

@@ -10,7 +10,7 @@ import torch
 from policies.agent import Agent
 from policies.alarms import NEVER, TINY, Alarms, Band
 from policies.ladder import GO_ON, IDENTIFY, PATIENCE, QUIET, STOP, Ladder
-from policies.tools import Tool
+from policies.tools import Tool, Uses
 from worldmodel.actuators import Corrected, executed, identify
 from worldmodel.guidance import Guidance, Probes
 from worldmodel.observation import Observation
@@ -219,15 +219,42 @@ def test_where_several_guidances_may_be_meant_the_answer_is_followed_and_without
     assert (robot._cases[0].rung, robot.choice, len(guided)) == ("", "stand", 2)
 
 
-def test_tools_are_used_one_after_another_before_somebody_is_asked(model):
+def tools(used, names="ab", act=lambda: None):
+    """Tools that note their use."""
+    plain = {"required": [], "properties": {}}
+    return [Tool(name, "", plain, lambda n=name: (used.append(n), act()) and "done") for name in names]
+
+
+def test_tools_are_used_one_after_another_before_somebody_is_asked_and_what_they_brought_is_noted(model):
     used = []
-    tools = [
-        Tool(name, "", {"required": [], "properties": {}}, lambda n=name: used.append(n) or "done") for name in "ab"
-    ]
-    ladder = Ladder(alarms(behind=True), tools=tools)
+    ladder = Ladder(alarms(behind=True), tools=tools(used))
     climbed(model, ladder, decisions=200)
     assert used == ["a", "b"] and rungs(ladder)[-3:] == ["tool", "ask", "stop"]
-    assert [step.why for step in ladder.steps if step.why.endswith("done")] == ["a: done", "b: done"]
+    said = [step.why for step in ladder.steps if "done" in step.why]
+    assert said == [f"{name}: done (100% of what is missing expected of it)" for name in "ab"]
+    (a,), (b,) = ladder.uses.all["a"], ladder.uses.all["b"]
+    assert abs(a[1]) < 0.1 and abs(b[1]) < 0.1 and len(a[0]) == 32  # changes and errors of 16 numbers
+    for order in (["b", "a"], []):  # the other in either situation, then none, as neither pays
+        used.clear()
+        ladder = Ladder(alarms(behind=True), tools=tools(used), uses=Uses(ladder.uses.all))
+        climbed(model, ladder, decisions=200)
+        assert used == order and rungs(ladder)[-2:] == ["ask", "stop"]
+
+
+def test_of_two_tools_that_pays_more_where_the_world_answered_so_is_used_and_the_body_then_thought_whole(model):
+    used, believed, still = [], [], (0.0, 0.0, 0.0)
+    first = Ladder(alarms(behind=True), tools=tools([]))
+    climbed(model, first, still, decisions=200)
+    here = first.uses.all["a"][0][0]
+    for gains, order in (((0.8, 0.3), ["a"]), ((0.3, 0.8), ["b"]), ((0.2, 0.1), [])):
+        used.clear()
+        known = Uses({name: [(here, gain)] * 20 for name, gain in zip("ab", gains, strict=True)})
+        ladder = Ladder(alarms(behind=True), tools=tools(used), uses=known)
+        climbed(model, ladder, still, decisions=200)
+        assert used[:1] == order
+    ladder = Ladder(alarms(behind=True), tools=tools(used, "a", lambda: believed.append(ladder._gain[0].tolist())))
+    whole = [planner.model is model for planner in climbed(model, ladder, still, decisions=200, at=0)[2]]
+    assert max(believed[0]) < 0.1 and any(whole[whole.index(False) :])
 
 
 def test_after_a_while_without_an_alarm_it_begins_at_the_first_rung_again(model):

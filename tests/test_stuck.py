@@ -11,10 +11,15 @@ from configs.commands import _checkpoints
 from configs.runs.evaluation import Evaluation
 from configs.runs.stuck import MONITORS, _Played, interval, stuck
 from configs.schema import BenchConfig, EvaluateConfig
-from envs.settings import TaskConfig
+from envs.make import make
+from envs.quantities import simulation
+from envs.settings import FaultConfig, TaskConfig
+from envs.wrappers import CHANGED
+from policies import tools
 from policies.alarms import FILE, Alarms, Band
 from policies.guidance.storage import sum_of_model
 from policies.storage.folders import FolderError
+from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
@@ -56,7 +61,10 @@ def test_an_evaluation_with_the_ladder_tells_its_steps_and_needs_alarms(checkpoi
     assert {step["episode"] for step in found["ladder"]} == {0, 1}
     assert found["ladder"][0]["rung"] == "identify" and "does not answer" in found["ladder"][0]["why"]
     without = Evaluation.begin(build(EvaluateConfig, plain | {"ladder": False})).run(tmp_path / "without")
-    assert without["ladder"] is None
+    assert without["ladder"] is None and not (checkpoint / tools.FILE).exists()
+    registry.load(["docs/examples/own_tool.py"])
+    Evaluation.begin(build(EvaluateConfig, plain | {"tools": ["paint"]})).run(tmp_path / "tools")
+    assert tools.Uses.kept(checkpoint).all == {} and (checkpoint / tools.FILE).exists()  # only a surprise: none used
     with pytest.raises(UserError, match="calibrate=80: without ladder=true"):
         build(EvaluateConfig, plain | {"calibrate": 80})
 
@@ -90,6 +98,45 @@ def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_agai
         stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", f"faults=[flip@12,jam@{STEPS}]"), tmp_path)
     changed = {path.name for path, time in files.items() if path.stat().st_mtime_ns != time}
     assert changed == {"flip-12-none.json", "flip-12-ours.json", "flip-12-oracle.json"}
+
+
+def test_what_tools_bring_is_learned_from_other_episodes_first_and_who_used_them_is_told(untaught, tmp_path):
+    checkpoint = untaught(tmp_path / "run", TaskConfig("cartpole-swingup", max_control_steps=120))
+    registry.load(["docs/examples/own_tool.py"])
+    alarms = kept(checkpoint, surprise=100.0)
+    behind = {"schedule": Band((-3.0,) * 2 + (-100.0,) * 38, (1.0,) * 40, 1.0)}
+    replace(alarms, bands=alarms.bands | behind).keep(checkpoint)
+    own = [f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[jam@9]", "tools=[paint,knock]"]
+    rows = stuck(bench(*own), tmp_path / "out")["rows"]
+    folder = next(tmp_path.glob("out/*/jam-9-learn.json")).parent
+    learn, ours = (json.loads((folder / f"jam-9-{which}.json").read_bytes()) for which in ("learn", "ours"))
+    assert (learn["about"]["learned"], ours["about"]["learned"]) == ([], ["jam@9"])
+    assert learn["rewards"] != ours["rewards"]  # other episodes
+    assert [len(learn["uses"][name]) for name in learn["uses"]] == [2] * len(learn["uses"]) and learn["uses"]
+    assert {step["why"].split(" (")[0] for step in learn["steps"] if ": " in step["why"]} >= {"paint: painted"}
+    assert ours["uses"]["paint"][:2] == learn["uses"]["paint"]
+    shown = {row["monitor"]: row["used"] for row in rows if row["fault"] == "jam"}
+    assert shown["ours"].startswith("paint ") and "; knock " in shown["ours"] and shown["none"] == ""
+    assert (tmp_path / "out/stuck.csv").read_text().splitlines()[0].split(",").count("used") == 1
+
+
+def test_a_body_is_mended_by_what_mends_its_fault_and_a_dead_motor_gives_no_force():
+    for kind in ("jam", "dead"):
+        env = make(TaskConfig("cartpole-swingup"), fault=FaultConfig(kind, 3))
+        model = simulation(env)[0]
+        whole = {name: np.array(getattr(model, name)) for name in CHANGED}
+        env.reset(seed=1)
+        assert not env.get_wrapper_attr("mend")(kind)  # nothing is broken yet
+        for _ in range(3):
+            env.step(np.ones(1, np.float32))
+        broken = [name for name in CHANGED if (np.array(getattr(model, name)) != whole[name]).any()]
+        assert broken == [{"jam": "dof_armature", "dead": "actuator_gear"}[kind]]
+        if kind == "dead":
+            assert not model.actuator_gear.any()
+        assert not env.get_wrapper_attr("mend")("flip") and env.get_wrapper_attr("mend")(kind)
+        env.step(np.ones(1, np.float32))
+        assert all((np.array(getattr(model, name)) == whole[name]).all() for name in CHANGED)
+        env.close()
 
 
 def test_what_is_wrong_is_told_in_one_line():

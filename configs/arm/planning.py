@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from configs.arm.mcp_server import offer
 from configs.reporting import say
 from configs.runs.loading import load_agent
 from envs.senses import Senses
@@ -23,7 +24,7 @@ from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive
 from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
-from policies.tools import Tool
+from policies.tools import Tool, Uses
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel import registry
@@ -90,7 +91,8 @@ def planner_service(
         watch = Ladder(NEVER, ask=None, options=options)
     if watched.ladder:
         alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
-        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools))
+        uses = Uses.kept(loaded.path, live=True)
+        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools), uses=uses)
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
 
 
@@ -100,8 +102,12 @@ def serve(config: ServeConfig, _folder: Path) -> dict:
     with listening(planner_address(config.address, "address")) as listener:
         service = planner_service(Path(config.checkpoint), *own, say)
         with handled(lambda *_: service.close()):
-            say(f"planning for {service.settings.task} at {listener.getsockname()}")
-            service.serve(listener)
+            where = listener.getsockname()
+            say(f"planning for {service.settings.task} at {where}")
+            if config.mcp:
+                offer(service, partial(service.serve, listener), config.checkpoint, where, config.mcp)
+            else:
+                service.serve(listener)
     return {"decisions": service.agent.totals.decisions, "refused": service.refused}
 
 

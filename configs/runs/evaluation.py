@@ -29,7 +29,7 @@ from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
 from policies.storage.folders import FolderError, versions
-from policies.tools import Tool
+from policies.tools import Tool, Uses
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
@@ -145,6 +145,8 @@ class Evaluation:
         write_summary(folder, result)
         self._draw(folder, planned, alone)
         self._film(folder, planned.returns, states, alarms)
+        if isinstance(watch, Ladder) and watch.tools:
+            watch.uses.keep(self.loaded.path)
         timed = f", {result['plan_ms_p50']:.1f} ms a plan" if self.config.timing else ""
         say(f"{in_words(planned, alone)}{timed}: {folder}")
         return result
@@ -171,12 +173,18 @@ class Evaluation:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
-    def watch(self, alarms: Alarms | None, first: Callable[[int], float] | None = None) -> Watch:
-        """Make a watch or, with `ladder`, a ladder that climbs by the alarms; `first`: as of `Ladder`."""
+    def watch(
+        self, alarms: Alarms | None, first: Callable[[int], float] | None = None, uses: Uses | None = None
+    ) -> Watch:
+        """Make a watch or, with `ladder`, a ladder that climbs by the alarms; `first`: as of `Ladder`.
+
+        `uses`: of tools, by default those kept with the checkpoint.
+        """
         if not self.config.ladder or alarms is None:
             return Watch()
         undo, tools = UNDO[self.loaded.task.control or ""], Tool.each(self.config.tools)
-        return Ladder(alarms, undo, first=first, tools=tools)
+        uses = uses or (Uses.kept(self.loaded.path) if tools else None)
+        return Ladder(alarms, undo, first=first, tools=tools, uses=uses)
 
     def _kept_alarms(self) -> Alarms | None:
         """Return the checkpoint's alarms; None without any, or, with a line, if they are of another guidance."""

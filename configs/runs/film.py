@@ -111,7 +111,7 @@ def film_one(
     reel, strips = Reel(agent, step_seconds, memories, of), Strips(step_seconds, gauges)
     columns = [[*episodes.units].index(gauge.name) for gauge in gauges]
     if watch:
-        watch.begin(episodes.env.num_envs)
+        watch.begin(episodes.env.num_envs, getattr(episodes.env, "envs", ()))
 
     def act(observation: Observation, own: Tensor) -> Tensor:
         action = watch.act(agent, observation, own) if watch else agent.act(observation, own)

@@ -17,13 +17,17 @@ from configs.schema import BenchConfig, EvaluateConfig
 from envs.settings import FaultConfig, folder_name
 from policies.alarms import FILE, GAUGES, Alarms
 from policies.guidance.compiling import auc
-from policies.ladder import STOP, Ladder
+from policies.ladder import STOP, TOOL, Ladder
 from policies.storage.folders import replace_file
+from policies.tools import Uses
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
 SEEDS = 12, 13
 """Of the good episodes and of those with a fault, other than those that alarms were made from."""
+LEARN = "learn"
+LEARN_SEED, LEARNED = 14, 20
+"""Where the ladder has tools, it first plays so many episodes of each fault, of that seed, to know what they bring."""
 GOOD = 0.8
 """Share of a good episode's reward that counts as good as one."""
 LAST = 0.1
@@ -44,6 +48,7 @@ def stuck(config: BenchConfig, folder: Path) -> dict:
     faults, rows = [FaultConfig.of(each) for each in config.faults], []
     for path in config.checkpoints:
         own = EvaluateConfig(checkpoint=path, device=config.device, threads=config.threads, compile="false")
+        own = replace(own, ladder=True, tools=config.tools)
         evaluation = Evaluation.begin(own)
         alarms = Alarms.kept(evaluation.loaded.path)
         if alarms is None:
@@ -61,12 +66,18 @@ class _Played:
     def __init__(self, evaluation: Evaluation, alarms: Alarms, folder: Path):
         self.evaluation, self.alarms = evaluation, alarms
         self.folder = folder / f"{folder_name(evaluation.loaded.task.label)}-{alarms.checkpoint[:8]}"
-        path = evaluation.loaded.path
+        path, self.tools = evaluation.loaded.path, evaluation.config.tools
+        self.known, self.learned = dict[str, list](), list[str]()  # uses of tools; of which faults
         self.task, self.seed = evaluation.loaded.task.label, recorded(path.parent.parent / "summary.json", "seed")
         self.length = evaluation.agent(True).curve.length
 
     def rows(self, faults: Sequence[FaultConfig], good: int, bad: int) -> list[dict]:
         """Return a row for each fault and monitor, those of good episodes among them."""
+        if self.tools:
+            learned = [self.episodes(fault, LEARN, min(LEARNED, bad))["uses"] for fault in faults]
+            names = {name: None for uses in learned for name in uses}
+            self.known = {name: [use for uses in learned for use in uses.get(name, ())] for name in names}
+            self.learned = [f"{fault.kind}@{fault.at_step}" for fault in faults]
         nominal, rows = self.episodes(FaultConfig(), NONE, good), []
         shortest = min(map(len, nominal["rewards"]))
         if late := [fault for fault in faults if fault.at_step >= shortest]:
@@ -82,6 +93,7 @@ class _Played:
             success, _ = self.judged(played, level, 0)
             share = float(np.isfinite(self.firsts(OURS, nominal, 0)).mean()) if monitor == OURS else 0.0
             rows.append(blank | {"monitor": monitor, "false_alarms": share, "success": success.mean()})
+            rows[-1] |= self.used(played)
         for fault in faults:
             plain, mended, told = (self.episodes(fault, name, bad) for name in (NONE, OURS, ORACLE))
             at = fault.at_step // self.length
@@ -100,6 +112,7 @@ class _Played:
                     | {"auroc": self.auroc(monitor, plain, nominal), "detected": found.mean()}
                     | {"false_alarms": float(np.isfinite(early).mean()) if monitor != ORACLE else 0.0}
                     | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
+                    | self.used(acted if monitor in (ORACLE, OURS) else plain)
                 )
         for row in rows:
             counts = {"detected": row["episodes"], "false_alarms": good, "success": row["episodes"]}
@@ -112,13 +125,17 @@ class _Played:
         They are played unless they were before. The `monitor` starts the ladder.
         """
         about = {"checkpoint": self.alarms.checkpoint, "episodes": count, "monitor": monitor, "fault": vars(fault)}
+        about |= {"tools": [*self.tools], "learned": list(self.learned)} if self.tools and monitor != NONE else {}
         path = self.folder / f"{fault.kind or NOMINAL}-{fault.at_step}-{monitor}.json"
         if path.exists() and (kept := json.loads(path.read_bytes()))["about"] == about:
             return kept
-        config = replace(self.evaluation.config, fault=fault, episodes=count, ladder=monitor != NONE)
-        evaluation, seed = replace(self.evaluation, config=config), SEEDS[bool(fault.kind)]
+        climbs = monitor != NONE
+        tools = self.tools if climbs else ()
+        config = replace(self.evaluation.config, fault=fault, episodes=count, ladder=climbs, tools=tools)
+        evaluation = replace(self.evaluation, config=config)
+        seed = LEARN_SEED if monitor == LEARN else SEEDS[bool(fault.kind)]
         at = fault.at_step // self.length
-        watch = evaluation.watch(self.alarms, (lambda episode: at) if monitor == ORACLE else None)
+        watch = evaluation.watch(self.alarms, (lambda episode: at) if monitor == ORACLE else None, Uses(self.known))
         episodes = evaluation.episodes()
         try:
             played = episodes.play(evaluation.agent(True), seed, watch=watch)
@@ -128,10 +145,21 @@ class _Played:
         rewards = [np.round(np.array(each), 4).tolist() for each in watch.rewards]
         kept = {"about": about, "rewards": rewards, "gauges": gauges}
         kept |= {"steps": watch.record() if isinstance(watch, Ladder) else [], "returns": played.returns.tolist()}
+        if isinstance(watch, Ladder) and self.tools:
+            kept |= {"tools": [tool.name for tool in watch.tools], "uses": watch.uses.all}
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(kept).encode())
         say(f"{path.parent.name}, {path.stem}: return {played.returns.mean():.0f}")
         return kept
+
+    def used(self, played: dict) -> dict[str, str]:
+        """Return in which share of the episodes each tool was used, nothing without tools."""
+        found, count = [], len(played["rewards"])
+        for name in played.get("tools", ()):
+            uses = [step["rung"] == TOOL and step["why"].startswith(f"{name}: ") for step in played["steps"]]
+            share = len({step["episode"] for step, use in zip(played["steps"], uses, strict=True) if use}) / count
+            found.append(f"{name} {share:.3f} ({interval(share, count)})")
+        return {"used": "; ".join(found)} if self.tools else {}
 
     def firsts(self, monitor: str, played: dict, at: int) -> Float[np.ndarray, " N"]:
         """Return the decision of each episode at which a monitor first alarms, or infinity."""

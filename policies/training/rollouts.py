@@ -77,7 +77,7 @@ def rollout(
     columns = [[*episodes.units].index(name) for name in named]
     kept: list[list[np.ndarray]] = [[] for _ in returns]
     if watch:
-        watch.begin(env.num_envs)
+        watch.begin(env.num_envs, getattr(env, "envs", ()))
 
     def note(step: Step) -> None:
         nonlocal tasks
