@@ -9,12 +9,11 @@
         return "knocked twice"
 
 The parameters are told as JSON Schema, as MCP's tools tell theirs: `mcp:<command>` stands for the tools of the server
-that the command starts and speaks to by its standard input and output. What each use brought is remembered (`Uses`).
+that the command starts and speaks to by its standard input and output. `policies.uses` remembers what each use brought.
 """
 
 import atexit
 import inspect
-import json
 import math
 import shlex
 import sys
@@ -23,14 +22,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
-from jaxtyping import Float
-
-from policies.guidance.storage import sum_of_model
-from policies.storage.folders import FolderError, replace_file
 from worldmodel import registry
 from worldmodel.errors import UserError, in_one_line
 
@@ -38,12 +31,6 @@ TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "
 """JSON's name of each type that a parameter may have, besides a Literal of texts."""
 BODY = "body"
 """The parameter that gets the simulated environment where a tool is used, None on a robot; it is not told."""
-FILE = "tools.json"
-MOST = 200
-HOPED, PRIOR = 1.0, 0.1
-"""The gain hoped for of a tool where it was never used, and how many uses there that counts as."""
-NEAR = 0.2
-"""Distance of two situations, in shares of the sum of their norms, at which one counts exp(-1/2) for the other."""
 
 
 @dataclass(frozen=True)
@@ -101,62 +88,6 @@ class Tool:
             return " ".join(str(self.function(**arguments, **({BODY: body} if self.bodily else {}))).split())
         except Exception as error:  # of whatever the function does
             raise UserError(f"tools=[{self.name}]: {type(error).__name__}: {in_one_line(error)}") from error
-
-
-class Uses:
-    """What tools brought: of each use, by the tool's name, [the situation (D,) that it was used in, the gain].
-
-    A gain is the share of a good episode's missing reward that came then. What is added counts for the next to read it.
-    """
-
-    def __init__(self, known: Mapping[str, Sequence[Sequence[Any]]] | None = None, place: Path | None = None):
-        """Know these uses. `place`: the checkpoint with which each that is added is kept at once."""
-        self._known = {
-            name: (np.array([each for each, _ in uses]), np.array([gain for _, gain in uses]))
-            for name, uses in (known or {}).items()
-            if uses
-        }
-        self.all = {name: [*uses] for name, uses in (known or {}).items()}
-        self._place = place
-
-    def gain(self, name: str, situation: Float[np.ndarray, " D"]) -> float:
-        """Return the gain to be expected of a tool: as in like situations, and as hoped where there were none."""
-        if name not in self._known:
-            return HOPED
-        before, gains = self._known[name]
-        most = np.linalg.norm(before, axis=1) + np.linalg.norm(situation)
-        apart = np.linalg.norm(before - situation, axis=1) / np.where(most, most, 1.0)
-        weights = np.exp(-np.square(apart / NEAR) / 2)
-        return float((weights @ gains + PRIOR * HOPED) / (weights.sum() + PRIOR))
-
-    def add(self, name: str, situation: Float[np.ndarray, " D"], gain: float) -> None:
-        """Note a use; of each tool the newest MOST are remembered."""
-        noted = [[round(float(x), 4) for x in situation], round(gain, 4)]
-        self.all[name] = [*self.all.get(name, ()), noted][-MOST:]
-        if self._place is not None:
-            self.keep(self._place)
-
-    def keep(self, checkpoint: Path) -> None:
-        """Keep them in a checkpoint's folder, in a file that appears at once."""
-        replace_file(checkpoint / FILE, json.dumps({"checkpoint": sum_of_model(checkpoint), "uses": self.all}).encode())
-
-    @classmethod
-    def kept(cls, checkpoint: Path, live: bool = False) -> "Uses":
-        """Return those kept in a checkpoint's folder, none without any. `live`: keep there what is added.
-
-        Raises FolderError, one line, if the file is not of uses, or of those of another checkpoint.
-        """
-        path, place = checkpoint / FILE, checkpoint if live else None
-        if not path.exists():
-            return cls({}, place)
-        try:
-            found = json.loads(path.read_bytes())
-            uses = cls(found["uses"], place)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FolderError(f"{path}: not uses: {in_one_line(error)}; without it tools are tried anew") from error
-        if found["checkpoint"] != sum_of_model(checkpoint):
-            raise FolderError(f"{path}: of another checkpoint; without it tools are tried anew")
-        return uses
 
 
 def _served(command: str) -> list[Tool]:

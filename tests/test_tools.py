@@ -19,7 +19,8 @@ from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.schema import EvaluateConfig
 from policies.storage.folders import FolderError
-from policies.tools import FILE, MOST, Tool, Uses
+from policies.tools import Tool
+from policies.uses import FILE, MOST, Uses
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import build

@@ -24,7 +24,8 @@ from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive
 from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
-from policies.tools import Tool, Uses
+from policies.tools import Tool
+from policies.uses import Uses
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel import registry

@@ -29,8 +29,9 @@ from policies.nearest_frames import NearestFrames
 from policies.settings import QUANTITIES
 from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
 from policies.storage.folders import FolderError, versions
-from policies.tools import Tool, Uses
+from policies.tools import Tool
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
+from policies.uses import Uses
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build

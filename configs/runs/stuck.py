@@ -19,7 +19,7 @@ from policies.alarms import FILE, GAUGES, Alarms
 from policies.guidance.compiling import auc
 from policies.ladder import STOP, TOOL, Ladder
 from policies.storage.folders import replace_file
-from policies.tools import Uses
+from policies.uses import Uses
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
