@@ -1,64 +1,117 @@
-"""Plain behaviour cloning of a recording: two layers of 256, mean squared error on each step's action.
+"""Behaviour cloning of a recording of the SO-101 in simulation: two layers of 256, absolute error, averaged weights.
 
-Evaluated as by `semagram-eval`: `python tests/bench/cloning.py <dataset> so101-pick-lift <seeds> <updates>`
+Evaluated as by `semagram-eval`:
+
+    python tests/bench/cloning.py <dataset> so101-pick-lift <seeds> <updates> [turns] [copies=0] [other keys]
+
+The keys are those of `semagram-train data=`, whose copies it learns from. `turns`: besides the state, it gets the
+object's place as seen from the hand, and cosine and sine of 1, 2, 4 times the angles by which the object is turned
+about the vertical, from the hand and from the direction in which it lies (Tancik et al. 2020, arXiv 2006.10739).
 """
 
+import copy
+import math
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from configs.runs.recordings import as_recordings
+from configs.arguments import named
+from configs.runs.recordings import adapted, recorded
+from configs.schema import TrainConfig
+from configs.train import composed_or_refused
 from envs.make import make_vector
-from envs.settings import TaskConfig
 from policies.training.rollouts import HELD_S, evaluation_seeds
 from worldmodel.senses import STATE_KEY
+from worldmodel.strict import build
 
-EPISODES, TOGETHER, SEED = 20, 10, 100
+EPISODES, TOGETHER, SEED = 60, 20, 100
+WIDTH, BATCH, RATE, AVERAGED = 256, 256, 1e-3, 1000
+
+Features = Callable[[Float[Tensor, "B S"]], Float[Tensor, "B F"]]
 
 
-def cloned(x: torch.Tensor, y: torch.Tensor, seed: int, updates: int) -> nn.Module:
-    """Return the network after so many updates of 256 steps each."""
+def turned(labels: list[str]) -> Features:
+    """Return what adds to states with these labels what `turns` says."""
+    hand, thing = ([labels.index(f"{part}_pose[{i}]") for i in range(7)] for part in ("end_effector", "object"))
+
+    def features(state: Float[Tensor, "B S"]) -> Float[Tensor, "B F"]:
+        place, ours, its = state[:, thing[:3]], rotation(state[:, hand[3:]]), rotation(state[:, thing[3:]])
+        seen, between = ours.mT @ (place - state[:, hand[:3]])[:, :, None], ours.mT @ its
+        angles = between[:, 1, 0].atan2(between[:, 0, 0]), its[:, 1, 0].atan2(its[:, 0, 0])
+        lies = place[:, 1].atan2(place[:, 0])
+        turns = torch.stack([k * angle for angle in (angles[0], angles[1] - lies) for k in (1, 2, 4)], 1)
+        return torch.cat([state, seen[:, :, 0], turns.cos(), turns.sin()], 1)
+
+    return features
+
+
+def rotation(q: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3 3"]:
+    """Return the rotation matrices of unit quaternions (w, x, y, z)."""
+    w, x, y, z = q.T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def cloned(x: Float[Tensor, "N F"], y: Float[Tensor, "N A"], seed: int, updates: int) -> nn.Module:
+    """Return the network, its weights averaged, after so many updates."""
     torch.manual_seed(seed)
-    sizes = x.shape[1], 256, 256, y.shape[1]
-    layers = [part for i in range(3) for part in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU())]
-    net = nn.Sequential(*layers[:-1], nn.Tanh())
-    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(updates):
-        batch = torch.randint(len(x), (256,))
-        loss = (net(x[batch]) - y[batch]).square().mean()
+    sizes = x.shape[1], WIDTH, WIDTH
+    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.LayerNorm(b), nn.SiLU())]
+    net = nn.Sequential(*layers, nn.Linear(WIDTH, y.shape[1]), nn.Tanh())
+    mean, optimiser = copy.deepcopy(net), torch.optim.Adam(net.parameters(), RATE)
+    for update in range(1, updates + 1):
+        batch = torch.randint(len(x), (BATCH,))
+        loss = (net(x[batch]) - y[batch]).abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return net
+        with torch.no_grad():
+            for average, newest in zip(mean.parameters(), net.parameters(), strict=True):
+                average.lerp_(newest, max(1 / update, 1 / AVERAGED))
+    return mean
 
 
-def main(dataset: str, name: str, seeds: int, updates: int) -> None:
+@torch.no_grad()
+def main(dataset: str, name: str, seeds: int, updates: int, turns: bool, keys: list[str]) -> None:
     """Print how often each seed's network succeeds at any step, and at the end."""
-    task = TaskConfig(name, reward="success")
-    env = make_vector(task, TOGETHER, processes=False)
-    senses = {STATE_KEY: env.single_observation_space[STATE_KEY].shape}
-    good = [each for each in as_recordings(task, senses, [dataset], 4).shown if each.imitated.all()]
-    x = torch.cat([each.observation.values[STATE_KEY][:-1] for each in good])
-    mean, scale = x.mean(0), (x.var(0) + 1e-4).sqrt()
-    actions = torch.cat([each.action for each in good])
-    for seed in range(seeds):
-        net, done, ends = cloned((x - mean) / scale, actions, seed, updates), [], []
+    words = [f"data={dataset}", f"task={name}", "envs=0", "token=step", *keys]
+    for seed in range(1, seeds + 1):
+        own = [*words, f"seed={seed}"]
+        config = build(TrainConfig, adapted(composed_or_refused("train", own), named(own)))
+        env = make_vector(config.task, TOGETHER, processes=False)
+        extended: Features = turned(env.metadata["labels"]) if turns else lambda state: state
+        known = recorded(config, {STATE_KEY: env.single_observation_space[STATE_KEY].shape})
+        good = [each for each in (*known.shown, *known.nearby) if each.imitated.all()]
+        x = torch.cat([extended(each.observation.values[STATE_KEY][:-1].double()) for each in good])
+        mean, scale = x.mean(0), (x.var(0) + 1e-4).rsqrt()
+        y = torch.cat([each.action if each.wanted is None else each.wanted for each in good])
+        with torch.enable_grad():
+            net = cloned(((x - mean) * scale).clamp(-10, 10).float(), y, seed, updates)
+        done, ends = list[bool](), list[bool]()
         for first in range(0, EPISODES, TOGETHER):
             seen, _ = env.reset(seed=evaluation_seeds(SEED, first, TOGETHER))
             ever, held = np.zeros(TOGETHER, bool), np.zeros(TOGETHER, int)
             for _ in range(env.metadata["episode_limit"]):
-                with torch.no_grad():
-                    action = net((torch.from_numpy(seen[STATE_KEY]) - mean) / scale).numpy()
-                seen, *_, info = env.step(action)
+                state = extended(torch.from_numpy(seen[STATE_KEY]).double())
+                seen, *_, info = env.step(net(((state - mean) * scale).clamp(-10, 10).float()).numpy())
                 now = info["is_success"].astype(bool)
                 ever, held = ever | now, np.where(now, held + 1, 0)
             done += ever.tolist()
-            ends += (held >= round(HELD_S * task.arm.control_hz)).tolist()
+            ends += (held >= math.ceil(HELD_S * config.task.arm.control_hz)).tolist()
+        env.close()
         print(f"seed {seed}: success {np.mean(done):.2f}, at the end {np.mean(ends):.2f} of {EPISODES}", flush=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:3], *map(int, sys.argv[3:5]))
+    more = sys.argv[5:]
+    main(*sys.argv[1:3], *map(int, sys.argv[3:5]), "turns" in more, [word for word in more if word != "turns"])
