@@ -220,6 +220,9 @@ def explain(error: Exception, name: str) -> str:
     key = argument.partition("=")[0].lstrip("+~")
     if re.fullmatch(r"[\w.]+", key) and key not in {*keys(name), *GROUPS} and not key.startswith("hydra."):
         return unknown(key, list(keys(name)))
+    value = argument.partition("=")[2]
+    if re.search(r"mismatched|extraneous|[vV]iable", line) and not {*value} & {*"'\"[]{}"}:
+        line = f"such a text needs quotes inside quotes: \"{key}='{value}'\""
     return line if argument in line else f"{argument}: {line}"
 
 

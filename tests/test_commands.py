@@ -220,6 +220,8 @@ def test_a_mistake_is_one_line_and_nothing_is_written(command, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("argument", "line"),
     [
+        ("track=a=b", r"^track=a=b: such a text needs quotes inside quotes: \"track='a=b'\"$"),
+        ("device=a!b", r"^device=a!b: such a text needs quotes inside quotes: \"device='a!b'\"$"),
         ("stepz=100", r"^stepz: no such key; did you mean steps\?$"),
         ("stepz=a > 0", r"^stepz: no such key; did you mean steps\?$"),
         ("task=cartpole-swingop", r"^task.name=cartpole-swingop: no such task; close to it: cartpole-swingup"),
