@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from envs.senses import IMAGE_SIZE, STATE_NAME, Senses, check_image_size
 from envs.settings import FaultConfig, TaskConfig, check_sentence
 from policies.settings import CheckpointConfig, CodecChoices, EvaluationConfig, GuidanceKeys, LoopConfig, ReplayConfig
-from robot.settings import check_tools
+from policies.tools import Tool
 from sim.so101.tasks import ABSOLUTE, DELTA, JOINTS, SCRIPTED
 from sim.variation import Variation
 from worldmodel.errors import UserError
@@ -168,7 +168,7 @@ class EvaluateConfig(MachineConfig):
             raise UserError(f"calibrate={self.calibrate}: without ladder=true, which acts on the alarms that it makes")
         if self.tools and not self.ladder:
             raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
-        check_tools(self.tools)
+        Tool.check(self.tools)
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,) if self.data else ())
         filmed = f"video_episodes=[{','.join(self.video_episodes)}]"

@@ -29,6 +29,8 @@ from worldmodel.errors import UserError, in_one_line
 
 TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "boolean"}
 """JSON's name of each type that a parameter may have, besides a Literal of texts."""
+MCP = "mcp:"
+"""Prefix of the command of a server whose tools are meant."""
 BODY = "body"
 """The parameter that gets the simulated environment where a tool is used, None on a robot; it is not told."""
 
@@ -46,8 +48,15 @@ class Tool:
     @classmethod
     def each(cls, names: Sequence[str]) -> "list[Tool]":
         """Return registered tools and, for `mcp:<command>`, the server's that need no argument. Raises UserError."""
-        found = [_served(name[4:]) if name.startswith("mcp:") else [cls.of(name)] for name in names]
+        found = [_served(name.removeprefix(MCP)) if name.startswith(MCP) else [cls.of(name)] for name in names]
         return [tool for tools in found for tool in tools]
+
+    @classmethod
+    def check(cls, names: Sequence[str]) -> None:
+        """Raise UserError unless these tools are registered; which ones an MCP server has is asked later."""
+        for name in names:
+            if not name.startswith(MCP):
+                cls.of(name)
 
     @classmethod
     def of(cls, name: str) -> "Tool":

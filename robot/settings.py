@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
@@ -26,13 +25,6 @@ PREFIX = "so101-"
 CAMERA = {"width": 320, "height": 240}
 LEAST_OF_VIDEO = 32
 """Least width and height in pixels: below it the video encoder (SVT-AV1) kills the process."""
-
-
-def check_tools(names: Sequence[str]) -> None:
-    """Raise UserError unless these tools are registered; which ones a server of mcp:<command> has is asked later."""
-    for name in names:
-        if not name.startswith("mcp:"):
-            Tool.of(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +128,7 @@ class RunConfig(EpisodeConfig):
             unused(self, "trace ask ladder calibrate", "not with remote=, whose planner is another machine's")
         if self.tools and not self.ladder:
             raise UserError(f"tools=[{','.join(self.tools)}]: only with ladder=true, which uses them")
-        check_tools(self.tools)
+        Tool.check(self.tools)
         if self.ask and (self.ladder or len(self.guidance.given) < 2):
             raise UserError("ask=true: with guidance=[a,b,...], of which one is meant, and without ladder=true")
         if not self.planner:
