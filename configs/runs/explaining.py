@@ -268,7 +268,7 @@ class Why:
         if k == 0:
             return ""
         whole, by_rewards, by_value = (round(float(x), 6) for x in (total[k], reward[k], total[k] - reward[k]))
-        parts = f"{whole:+.3g}: {by_rewards:+.3g} by rewards, {by_value:+.3g} by the value at its end"
+        parts = f"{whole:+.3g}: {by_rewards:+.3g} by rewards, {by_value:+.3g} by the value at its end".replace("-", "−")
         if not (probes := self.explainer.probes).names:
             return parts
         read = probes(last[:, : self.explainer.model.config.latent])
