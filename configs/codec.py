@@ -34,7 +34,6 @@ def fit(config: TokensConfig, folder: Path) -> dict:
         "episodes": len(recording.episodes),
         "length": choice.length,
         "channels": list(recording.names),
-        "switching": [recording.names[c] for c in codec.switching],
         "string_bits": choice.ids * choice.bits,
     }
 

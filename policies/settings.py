@@ -140,7 +140,6 @@ class CodecChoices:
     control_points: int = ranged(0, low=0, high=1000)
     degree: int = ranged(3, low=1, high=5)
     margin: float = ranged(1.3, low=1)
-    events: bool = True
 
     def __post_init__(self):
         check_ranges("", self)

@@ -64,13 +64,9 @@ class SplinePCA:
         return flat @ self.analysis.T - _with_one(start) @ self.prediction.T
 
     def curve(
-        self,
-        numbers: Float[np.ndarray, "N K"],
-        start: Float[np.ndarray, "N D"],
-        low: float | Float[np.ndarray, " D"] = -np.inf,
-        high: float | Float[np.ndarray, " D"] = np.inf,
+        self, numbers: Float[np.ndarray, "N K"], start: Float[np.ndarray, "N D"], most: float
     ) -> Float[np.ndarray, "N T D"]:
-        """Return the curves from `start`, with control points clamped to `low` and `high`.
+        """Return the curves from `start`, with control points clamped to +-`most`.
 
         A curve lies in the convex hull of its control points, so it stays within the bounds, whatever the numbers, if
         it begins there. The bounds on the steps between control points bound its rate in the same way.
@@ -80,7 +76,7 @@ class SplinePCA:
         control = np.empty((len(start), len(self.max_step) + 1, start.shape[1]))
         control[:, 0] = start
         np.minimum(np.maximum(steps, -self.max_step), self.max_step, out=control[:, 1:])
-        control = np.minimum(np.maximum(control.cumsum(1), low), high)  # np.clip takes twice as long
+        control = np.minimum(np.maximum(control.cumsum(1), -most), most)  # np.clip takes twice as long
         return self.basis @ control
 
 

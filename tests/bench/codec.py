@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from configs.codec import settings
 from configs.schema import TokensConfig
 from policies.codec import Codec
-from policies.codec.fitting import STRIDE, Scaling, windows_of
+from policies.codec.codec import STRIDE, Scaling, windows_of
 from robot import datasets
 from worldmodel.strict import build
 
