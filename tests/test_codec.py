@@ -244,8 +244,12 @@ def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens):
     result = tokens("fit", "dataset=arm", "ids=6", "seconds=0.8", "out=codec")
     codec = Codec.load(result["codec"])
     assert codec.config.length == 20 and result["string_bits"] == 72
-    chunk, start = movements(0, 12)[0][1:21], movements(0, 12)[0][0]
-    assert scaled_error(codec, codec.decode(codec.encode(chunk, start), start), chunk) < 0.2
+    windows = windows_of(movements(0, 12), 21, 5)
+    found = codec.decode(codec.encode(windows[:, 1:], windows[:, 0]), windows[:, 0])
+    assert (
+        result["rmse"] == pytest.approx(scaled_error(codec, found, windows[:, 1:]), abs=1e-5)
+    assert result["rmse"] < 0.2
+    )
 
 
 def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
