@@ -246,10 +246,8 @@ def test_fit_leaves_a_codec_that_codes_actions_in_their_own_units(tokens):
     assert codec.config.length == 20 and result["string_bits"] == 72
     windows = windows_of(movements(0, 12), 21, 5)
     found = codec.decode(codec.encode(windows[:, 1:], windows[:, 0]), windows[:, 0])
-    assert (
-        result["rmse"] == pytest.approx(scaled_error(codec, found, windows[:, 1:]), abs=1e-5)
+    assert result["rmse"] == pytest.approx(scaled_error(codec, found, windows[:, 1:]), abs=1e-5)
     assert result["rmse"] < 0.2
-    )
 
 
 def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
