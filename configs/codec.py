@@ -50,10 +50,10 @@ def error(codec: Codec, episodes: list[np.ndarray]) -> float:
 
 
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
-    """Return the codec's settings for a dataset of this rate. Raises UserError if a chunk is below two steps."""
+    """Return the codec's settings for a dataset of this rate. Raises UserError if a chunk is below five steps."""
     length = round(config.seconds * rate_hz)
-    if length < 2:
-        raise UserError(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
+    if length < 5:
+        raise UserError(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 5")
     return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
 
 

@@ -25,6 +25,7 @@ FORMAT = 2
 """Increment it with every change of what the files contain; older formats cannot be read."""
 TAIL = 0.01  # share of the data beyond -1, and beyond 1
 CONSTANT = 1e-6  # a channel that spans less than this does not move
+MARGIN = 1.3  # decoded actions stay within so many half ranges of the data
 DEPTH = 8  # largest number of bits of a number
 STRIDE = 3  # steps between the chunks that a codec is fitted to
 
@@ -81,10 +82,10 @@ class Codec:
         config = config or CodecConfig()
         episodes = _checked(episodes, config.length)
         scaling = Scaling.fit(episodes)
-        scaled = [np.clip(scaling.scale(e), -config.margin, config.margin) for e in episodes]
+        scaled = [np.clip(scaling.scale(e), -MARGIN, MARGIN) for e in episodes]
         windows = windows_of(scaled, config.length + 1, stride)
         start, chunks = windows[:, 0], windows[:, 1:] - windows[:, :1]
-        spline = SplinePCA.fit(chunks, start, config)
+        spline = SplinePCA.fit(chunks, start)
         quantizer = ScalarQuantizer.fit(spline.numbers(chunks, start), DEPTH)
         refines = order(quantizer.errors, config.ids * config.bits)
         used = np.unique(refines)  # the numbers that get a bit
@@ -150,8 +151,8 @@ class Codec:
         return self.packing.pack(self.packing.cells(self.spline.numbers(scaled - start[:, None], start)))
 
     def _read(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        """Return the scaled chunks of any ids, clamped to +-margin."""
-        return self.spline.curve(self.packing.unpack(ids), start, self.config.margin)
+        """Return the scaled chunks of any ids, clamped to +-MARGIN."""
+        return self.spline.curve(self.packing.unpack(ids), start, MARGIN)
 
     def save(self, path: str | PathLike) -> None:
         """Write the codec as a folder, in the place of nothing or a codec; else raise FileExistsError, or OSError."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from policies.settings import CodecConfig
 from policies.tokens.curves import design, ends, gaps
 
 RIDGE = 1e-3
+DEGREE, STEPS = 3, 5
+"""Of a chunk's curve, and how many control steps there are for each of its control points."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,11 @@ class SplinePCA:
     max_step: Float[np.ndarray, "M D"]
 
     @classmethod
-    def fit(
-        cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig
-    ) -> "SplinePCA":
+    def fit(cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> "SplinePCA":
         """Fit to scaled chunks minus their starts, and those starts."""
         length, channels = chunks.shape[1:]
-        count, degree = config.curve_points, config.degree
-        basis = design(ends(length), count, degree)
+        count = max(DEGREE + 2, round(length / STEPS))
+        basis = design(ends(length), count, DEGREE)
         free = basis[:, 1:]
         orthonormal, sizes, turn = np.linalg.svd(free, full_matrices=False)
         numbers = np.einsum("tm,ntd->nmd", orthonormal, chunks).reshape(len(chunks), -1)
@@ -49,7 +48,7 @@ class SplinePCA:
         to_steps = np.kron(steps @ (turn.T / sizes), np.eye(channels))  # from orthonormal coefficients
         analysis = np.einsum("kmd,tm->ktd", axes.reshape(len(axes), -1, channels), orthonormal)
         moves = np.abs(numbers @ to_steps.T).reshape(len(chunks), -1, channels).max(0)
-        gap = gaps(count, degree)[:, None]  # the rate is degree x step / gap (de Boor 1978); one bound on it for all
+        gap = gaps(count, DEGREE)[:, None]  # the rate is degree x step / gap (de Boor 1978); one bound on it for all
         maps = analysis.reshape(len(axes), -1), axes @ guess.T, to_steps @ axes.T, to_steps @ guess.T
         return cls(basis, *maps, (moves / gap).max(0) * gap)
 
