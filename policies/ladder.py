@@ -19,9 +19,8 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.alarms import GAUGES, TINY, Alarms, Notice, Watch
-from policies.cases import Case, Rung, Use
+from policies.cases import Case, Rung, Use, Uses
 from policies.tools import Tool
-from policies.uses import Uses
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel

@@ -9,7 +9,7 @@
         return "knocked twice"
 
 The parameters are described as JSON Schema, as those of MCP's tools are: `mcp:<command>` stands for the tools of the
-server that the command starts and speaks to by its standard input and output. `policies.uses` remembers what each use
+server that the command starts and speaks to by its standard input and output. `policies.cases` remembers what each use
 brought.
 """
 
