@@ -3,9 +3,11 @@
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
-from policies.codec.codec import check_place
+from policies.codec.codec import check_place, windows_of
 from policies.glyphs.ink import draw as draw_ink
 from policies.settings import CodecChoices
 from policies.tokens.vocabulary import read_sentence, text
@@ -34,16 +36,24 @@ def fit(config: TokensConfig, folder: Path) -> dict:
         "episodes": len(recording.episodes),
         "length": choice.length,
         "channels": list(recording.names),
-        "switching": [recording.names[c] for c in codec.switching],
         "string_bits": choice.ids * choice.bits,
+        "rmse": round(error(codec, recording.episodes), 5),
     }
 
 
+def error(codec: Codec, episodes: list[np.ndarray]) -> float:
+    """Return the RMS error of the episodes' chunks, decoded from all of their ids, in half ranges of the channels."""
+    windows = windows_of(episodes, codec.config.length + 1, max(1, codec.config.length // 4))
+    start, chunks = windows[:, 0], windows[:, 1:]
+    missed = codec.decode(codec.encode(chunks, start), start) - chunks
+    return float(np.sqrt(np.mean(np.square(missed / codec.scaling.half))))
+
+
 def settings(config: TokensConfig, rate_hz: float) -> CodecConfig:
-    """Return the codec's settings for a dataset of this rate. Raises UserError if a chunk is below two steps."""
+    """Return the codec's settings for a dataset of this rate. Raises UserError if a chunk is below five steps."""
     length = round(config.seconds * rate_hz)
-    if length < 2:
-        raise UserError(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 2")
+    if length < 5:
+        raise UserError(f"seconds={config.seconds:g}: a chunk of {length} steps at {rate_hz:g} Hz; at least 5")
     return CodecConfig(**{f.name: getattr(config, f.name) for f in fields(CodecChoices)}, length=length)
 
 

@@ -215,7 +215,7 @@ def check_count(good: int, played: int, rate: float) -> None:
 
 
 class Notice(NamedTuple):
-    """What a robot is told of a decision besides the plan.
+    """What is reported to a robot of a decision besides the plan.
 
     `rung`: what it is to do instead, "" for nothing; `why`: what was done, or is asked, in a line; `gauges`: the
     newest, G = 0 as long as they are not all known; `choices`: the answers to what is asked.
@@ -300,7 +300,7 @@ class Watch:
             self._imagined[0] = torch.nan
 
     def decided(self, agent: Agent) -> Notice:
-        """Read what the agent decided there, and return what to tell the robot."""
+        """Read what the agent decided there, and return what to report to the robot."""
         if agent.planner is not None:
             self.read(agent, torch.ones(1, dtype=torch.bool))
         newest = np.array(self._running[0][-1:], np.float32).reshape(-1)

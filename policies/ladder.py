@@ -19,9 +19,8 @@ from torch import Tensor
 
 from policies.agent import Agent
 from policies.alarms import GAUGES, TINY, Alarms, Notice, Watch
-from policies.cases import Case, Rung, Use
+from policies.cases import Case, Rung, Use, Uses
 from policies.tools import Tool
-from policies.uses import Uses
 from worldmodel.actuators import DEAD, Corrected, identify
 from worldmodel.guidance import Guidance
 from worldmodel.model import WorldModel
@@ -236,14 +235,14 @@ class Ladder(Watch):
     def _climb(self, i: int, alarm: str) -> bool:
         """Take the next rung. Returns whether the planner has to change."""
         case = self._cases[i]
-        tool = None
+        best = None
         if alarm == SURPRISE:
             case.rung = BACK_OFF if self.undo and not case.taken else IDENTIFY
         else:
             if case.use is not None:
                 self._brought(i, case.use)
-            tool = self._best_tool(i)
-            case.rung = next(name for name in BUDGETS if (tool if name == TOOL else name not in case.taken))
+            best = self._best_tool(case)
+            case.rung = next(name for name in BUDGETS if (best if name == TOOL else name not in case.taken))
         case.left, case.quiet = BUDGETS[case.rung], 0
         fresh = case.rung not in case.taken or case.rung == TOOL
         case.taken += [case.rung] * fresh
@@ -255,9 +254,9 @@ class Ladder(Watch):
                 case.seen.popleft()
         elif case.rung == BACK_OFF:
             case.back = [self.undo * action for action in list(case.sent)[-case.left :]]
-        elif case.rung == TOOL and tool:
-            situation, did = self._situation(i), tool({}, self.bodies[i] if self.bodies else None)
-            hope = self.uses.gain(tool.name, situation)
+        elif case.rung == TOOL and best:
+            tool, hope, situation = best
+            did = tool({}, self.bodies[i] if self.bodies else None)
             self._say(i, TOOL, f"{tool.name}: {did} ({hope:.0%} of what is missing expected of it)")
             case.use = Use(tool.name, situation, self._lately(i, 0), len(self._running[i]))
             case.used.append(tool.name)
@@ -270,15 +269,16 @@ class Ladder(Watch):
             self._ask(i, f"episode {case.episode}: {say[alarm]}, and {', '.join(case.taken[:-1])} did not help")
         return False
 
-    def _best_tool(self, i: int) -> Tool | None:
-        """Return the tool, of those not used, that is expected to gain most; None if none is worth it."""
-        left = [tool for tool in self.tools if tool.name not in self._cases[i].used]
-        gains = [self.uses.gain(tool.name, self._situation(i)) for tool in left]
-        return left[gains.index(max(gains))] if gains and max(gains) > WORTH else None
+    def _best_tool(self, case: Case) -> tuple[Tool, float, Float[np.ndarray, " D"]] | None:
+        """Return the tool, of those not used, of the largest expected gain, that gain and the situation.
 
-    def _situation(self, i: int) -> Float[np.ndarray, " D"]:
+        None if no tool is worth it.
+        """
         assert self._own is not None
-        return self._cases[i].situation(self._own[0])
+        situation = case.situation(self._own[0])
+        offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]
+        gain, best = max(offers, key=lambda offer: offer[0], default=(0.0, None))
+        return (best, gain, situation) if best is not None and gain > WORTH else None
 
     def _lately(self, i: int, since: int) -> float:
         """Return the mean of the schedule over the newest half of the decisions `since` one, of `_soon` at most."""

@@ -130,17 +130,10 @@ class Wish:
 
 @dataclass(frozen=True)
 class CodecChoices:
-    """The settings of a codec that do not depend on the control rate: keys explained in configs/tokens.yaml.
-
-    A chunk becomes `ids` ids of `bits` bits each. Its curve begins where the arm is, so that consecutive chunks join.
-    """
+    """The size of a codec's strings: a chunk becomes `ids` ids of `bits` bits each (configs/tokens.yaml)."""
 
     ids: int = ranged(8, low=1, high=256)
     bits: int = ranged(12, low=1, high=16)
-    control_points: int = ranged(0, low=0, high=1000)
-    degree: int = ranged(3, low=1, high=5)
-    margin: float = ranged(1.3, low=1)
-    events: bool = True
 
     def __post_init__(self):
         check_ranges("", self)
@@ -150,17 +143,4 @@ class CodecChoices:
 class CodecConfig(CodecChoices):
     """The settings of a codec, for chunks of `length` control steps."""
 
-    length: int = ranged(50, low=2)
-
-    def __post_init__(self):
-        CodecChoices.__post_init__(self)
-        if self.control_points and not self.degree < self.control_points <= self.length:
-            raise UserError(
-                f"control_points={self.control_points}: 0, or from {self.degree + 1} to {self.length} (length)"
-            )
-        check("", self, "degree", low=1, high=self.curve_points - 1, why=f" for chunks of length={self.length}")
-
-    @property
-    def curve_points(self) -> int:
-        """The control points of a chunk's curve: `control_points`, or derived from the length if that is 0."""
-        return self.control_points or min(self.length, max(self.degree + 2, round(self.length / 5)))
+    length: int = ranged(50, low=5)

@@ -8,8 +8,9 @@
         ...
         return "knocked twice"
 
-The parameters are told as JSON Schema, as MCP's tools tell theirs: `mcp:<command>` stands for the tools of the server
-that the command starts and speaks to by its standard input and output. `policies.uses` remembers what each use brought.
+The parameters are described as JSON Schema, as those of MCP's tools are: `mcp:<command>` stands for the tools of the
+server that the command starts and speaks to by its standard input and output. `policies.cases` remembers what each use
+brought.
 """
 
 import atexit
@@ -32,7 +33,7 @@ TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "
 MCP = "mcp:"
 """Prefix of the command of a server whose tools are meant."""
 BODY = "body"
-"""The parameter that gets the simulated environment where a tool is used, None on a robot; it is not told."""
+"""The parameter that gets the simulated environment where a tool is used, None on a robot; the schema leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""LeRobotDataset folders (version 3): read the columns of one, episode by episode, or write actions to a new one."""
+"""LeRobotDataset folders (version 3): read the columns of one, episode by episode."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.storage.folders import aside_of, put, replace_file
+from policies.storage.folders import replace_file
 from worldmodel.errors import UserError, in_one_line
 
 ACTION = "action"
@@ -156,34 +156,6 @@ def names_of(feature: dict, count: int) -> tuple[str, ...]:
     if not isinstance(names, list) or len(names) != count:
         names = [f"{ACTION}.{i}" for i in range(count)]
     return tuple(map(str, names))
-
-
-def write(folder: Path, recording: Recording, task: str) -> None:
-    """Write a recording as a new LeRobotDataset, whole or not at all. Raises DatasetError, OSError."""
-    if folder.exists():
-        raise DatasetError(f"{folder}: already there; a dataset is written to a new folder")
-    if recording.rate_hz != int(recording.rate_hz):
-        raise DatasetError(f"{folder}: {recording.rate_hz} steps a second; a LeRobotDataset has a whole number of them")
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    names = {"shape": (len(recording.names),), "names": list(recording.names)}
-    with aside_of(folder) as aside:
-        with quiet():
-            dataset = LeRobotDataset.create(
-                repo_id=f"local/{folder.name}",
-                fps=int(recording.rate_hz),
-                root=aside,
-                features={ACTION: {"dtype": "float32", **names}},
-                use_videos=False,
-            )
-            try:
-                for episode in recording.episodes:
-                    for action in episode:
-                        dataset.add_frame({ACTION: action.astype(np.float32), "task": task})
-                    dataset.save_episode()
-            finally:  # also after an interrupt: else it writes when garbage-collected, its folder already removed
-                dataset.finalize()
-        put(aside, folder)
 
 
 @contextmanager

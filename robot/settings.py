@@ -148,7 +148,6 @@ class RecordConfig(EpisodeConfig):
     seed: int = ranged(0, low=0, high=2**32 - 1)
     reset_seconds: float = ranged(0.0, low=0, high=3600)
     takeover: str = one_of("", (TELEOP, SCRIPT))
-    takeover_degrees: float = ranged(0.5, low=0.2, high=30)
     takeover_s: float = ranged(4.0, low=0, high=3600)
     give_back_s: float = ranged(0.0, low=0, high=60)
     pedal: str = ""
@@ -222,7 +221,7 @@ class RecordConfig(EpisodeConfig):
         if self.driver != POLICY:
             unused(self, "planner device threads takeover", f"only with driver={POLICY}")
         if self.takeover != TELEOP:
-            unused(self, "takeover_degrees give_back_s pedal", f"only with takeover={TELEOP}")
+            unused(self, "give_back_s pedal", f"only with takeover={TELEOP}")
         if self.takeover != SCRIPT:
             unused(self, "takeover_s", f"only with takeover={SCRIPT}")
         elif not self.simulated:

@@ -18,8 +18,8 @@ from sim.so101.experts import Unreachable
 
 FADE_RAD_S = np.radians(30.0)
 """How fast the difference between the last command and the new driver's goal is taken away, per joint."""
-WINDOW_S = 0.2
-"""A leader arm is moved if a joint's readings within this time differ by more than the threshold."""
+WINDOW_S, MOVED_RAD = 0.2, np.radians(0.5)
+"""A leader arm is moved if a joint's readings within this time differ by more than that."""
 HELP = "space: take over, give back; s: success; q: no success; r: record this episode again"
 
 

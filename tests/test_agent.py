@@ -106,6 +106,7 @@ def test_an_agent_that_acts_is_one_that_does_not_explore(make, planned):
     agent = Agent.acting(plain.model, settings, 0.9, (), draws(), planned)
     assert all(torch.equal(agent.act(seen(2, t)), plain.act(seen(2, t))) for t in range(6))
     assert agent.sentences is None and (agent.td_check is not None) == planned
+    assert make(planned=planned, explore="white").td_check is None  # exploring, it follows its plans all the same
     assert len(Agent.acting(plain.model, settings, 0.9, ("go on",), draws()).sentences) == 1
 
 
@@ -274,11 +275,6 @@ def test_where_plans_pay_nothing_the_policy_acts_for_a_while(make, length):
     assert not any(first) and begun % length == 0 and patience / 2 < begun < patience
     assert second[begun : 2 * begun + patience] == [True] * patience + [False] * begun
     assert second[2 * begun + patience]
-
-
-def test_an_exploring_agent_follows_its_plans_whatever_comes_of_them(make):
-    assert make().td_check is not None
-    assert make(explore="white").td_check is None and make(planned=False).td_check is None
 
 
 # Exploration noise.

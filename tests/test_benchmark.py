@@ -244,7 +244,7 @@ def test_the_readmes_block_is_made_from_a_results_file_and_nothing_else_changes(
     assert (made["at_least_published"], made["iqm"]) == ([1, 2], 0.495)
     assert made["return_mean"] == {"hopper-stand": 20.0, "walker-walk": 970.0}
     written = readme.read_text()
-    assert "**970**" in written and "old" not in written
+    assert "**970**" in written and "\nold\n" not in written
     assert written.startswith(f"# Head\n{table.BEGIN}\n| task") and written.endswith("\ntail <!-- other:begin -->")
     tabulate(config)
     assert capsys.readouterr().err.splitlines() == [f"{readme}: written", f"{readme}: was up to date"]

@@ -183,8 +183,8 @@ def test_who_makes_settings_in_code_is_refused_what_a_command_is_and_numpys_numb
             object.__setattr__(whole, name, value)
         with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
             whole.__post_init__()
-    config = CodecConfig()
-    for name, value in (("ids", np.int64(4)), ("margin", np.float32(1.5)), ("bits", np.int32(3))):
+    config = LearningConfig()
+    for name, value in (("batch_size", np.int64(4)), ("rho", np.float32(0.5)), ("horizon", np.int32(3))):
         object.__setattr__(config, name, value)
     config.__post_init__()
 

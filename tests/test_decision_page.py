@@ -73,6 +73,7 @@ def test_the_decision_on_the_page_is_that_of_the_evaluation(checkpoint, page, tm
         ({"step": 99}, "step=99: episode 1 has 12 steps"),
         ({"out": "x.txt"}, "out=x.txt: a file ending in .html"),
         ({"out": "/proc/x.html", "run": "nowhere"}, "out=/proc/x.html: No such file.*; in a folder that can be"),
+        ({"run": "nowhere"}, "run=nowhere: no such folder"),
         ({"guidance": GuidanceKeys("nowhere")}, "nowhere"),
     ],
 )

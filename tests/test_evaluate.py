@@ -14,21 +14,19 @@ import torch
 from gymnasium import spaces
 
 from configs.command import composed
-from configs.runs.episodes import TOGETHER, EvaluationEpisodes, measure, side_by_side
+from configs.runs.episodes import TOGETHER, EvaluationEpisodes, side_by_side
 from configs.runs.evaluation import Evaluation
 from configs.runs.loading import Loaded
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
-from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.tokens.curves import Curve
 from policies.training.episodes import play
 from policies.training.rollouts import Rollout, rollout, success_rates
 from worldmodel.errors import UserError
-from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
-from worldmodel.settings import PlannerConfig, TokenConfig
+from worldmodel.settings import TokenConfig
 from worldmodel.strict import ConfigError, build
 
 TASK = TaskConfig("gym", "Pendulum-v1", max_control_steps=20)
@@ -196,21 +194,6 @@ def test_a_film_says_what_the_episodes_say(task):
     env.close()
     assert observation[LANGUAGE_KEY] == "stay up"
     assert bool(observation["mask.state"])
-
-
-def agent(model, planner, length=1):
-    """An agent that plans."""
-    curve = Curve.of_token(TokenConfig(length, 1, 0), 1)
-    return Agent(model, curve, Planner(model, 0.9, planner), torch.Generator().manual_seed(0))
-
-
-def test_a_pace_counts_decisions_and_not_steps(toys):
-    config = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=1, horizon=1)
-    chosen, calls = agent(toys.tiny_model(3, 1), config, length=4), []
-    decide = chosen.decide
-    chosen.decide = lambda *given: calls.append(1) or decide(*given)
-    pace = measure(TASK, Senses(), chosen, 15)
-    assert len(pace) == 15 and len(calls) == 20 and (pace > 0).all()
 
 
 @pytest.mark.parametrize("task", [TASK, WALKERS], ids=["a task", "two tasks"])

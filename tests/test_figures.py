@@ -20,16 +20,6 @@ def named(axes, gid):
     return [child for child in axes.get_children() if child.get_gid() == gid]
 
 
-@pytest.mark.parametrize("window", [1, 4, 50])
-def test_smoothing_keeps_constants_and_lines_and_stays_between_the_extremes(window):
-    values = np.random.default_rng(0).normal(size=20)
-    np.testing.assert_allclose(figures.smooth(np.full(20, 3.0), window), 3.0)
-    smooth = figures.smooth(values, window)
-    assert smooth.shape == values.shape and values.min() <= smooth.min() <= smooth.max() <= values.max()
-    np.testing.assert_allclose(figures.smooth(values, 1), values)
-    np.testing.assert_allclose(figures.smooth(np.arange(20.0), min(window, 5))[2:-2], np.arange(20.0)[2:-2])
-
-
 def test_published_returns_within_the_run_are_points_and_beyond_it_a_level_that_names_its_steps():
     (axes,) = figures.learning_curve(curve(500_000), "cheetah-run").axes
     (points,) = named(axes, "published")

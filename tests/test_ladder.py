@@ -9,9 +9,9 @@ import torch
 
 from policies.agent import Agent
 from policies.alarms import NEVER, TINY, Alarms, Band
+from policies.cases import Uses
 from policies.ladder import GO_ON, IDENTIFY, PATIENCE, QUIET, STOP, Ladder
 from policies.tools import Tool
-from policies.uses import Uses
 from worldmodel.actuators import Corrected, executed, identify
 from worldmodel.guidance import Guidance, Probes
 from worldmodel.observation import Observation

@@ -165,7 +165,7 @@ SMALL |= {"seed_steps": 80, "learning.batch_size": 16}
 @pytest.mark.slow
 def test_the_page_about_python_is_a_script_that_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 4
+    assert len(blocks) == 3
     short = blocks[0].replace("steps=22000", f"keys={SMALL}, steps=200").replace("range(100)", "range(30)")
     assert short.count(str(SMALL)) == 1 and "range(30)" in short
     script = "\n".join([short, *blocks[1:]])

@@ -18,9 +18,9 @@ from configs.arm.mcp_server import Offered, offer
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
 from configs.schema import EvaluateConfig
+from policies.cases import FILE, MOST, Uses
 from policies.storage.folders import FolderError
 from policies.tools import Tool
-from policies.uses import FILE, MOST, Uses
 from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import build

@@ -21,7 +21,6 @@ from policies.guidance.storage import SPEC
 from policies.guidance.vias import readings
 from policies.settings import GuidanceKeys
 from policies.tokens.curves import Curve
-from policies.tokens.gaussian import LowRankGaussian
 from robot import configuration_semagram  # noqa: F401  registers it
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes
@@ -57,14 +56,14 @@ def test_candidates_pass_the_value_within_their_bounds_and_what_says_nothing_cha
     assert torch.equal(condition(candidates, std, pins._replace(rows=0 * pins.rows), g), candidates)
 
 
-def test_they_are_distributed_as_the_tokens_gaussian_is_when_it_is_conditioned():
+def test_they_are_distributed_as_a_gaussian_is_when_it_is_conditioned():
     candidates, std, pins, g = drawn(40_000, 0.05, 0.03)
     held = condition(candidates, std, pins, g).movedim(0, 2).flatten(2).double()
     for b, w in enumerate(held):
-        prior = LowRankGaussian(torch.zeros(12).double(), torch.diag(std[:, b].flatten()).double())
-        after = prior.condition(pins.rows[b].flatten(1).double(), pins.value[b].double(), 0.03)
-        assert (w.mean(0) - after.mean).abs().max() < 5 * std.max() / 200
-        assert (torch.cov(w.T) - after.covariance).abs().max() < 1e-4
+        rows, prior = pins.rows[b].flatten(1).double(), torch.diag(std[:, b].flatten()).double().square()
+        gain = prior @ rows.T @ torch.linalg.inv(rows @ prior @ rows.T + 0.03**2 * torch.eye(2).double())
+        assert (w.mean(0) - gain @ pins.value[b].double()).abs().max() < 5 * std.max() / 200
+        assert (torch.cov(w.T) - (prior - gain @ rows @ prior)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("joined", [False, True])

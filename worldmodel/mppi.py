@@ -4,9 +4,9 @@ Source: Williams et al. 2015 (arXiv 1509.01149); in latent space, with a value a
 proposes candidates: Hansen et al. 2022 (arXiv 2203.04955). All that it knows of a model is a `Search`.
 
 Candidates are samples of a Gaussian, which can be conditioned on linear readings: with w = mean + U e, e standard
-normal, a reading C w = value of noise with covariance N moves e by V^T L^-1 (value - C mean), V = L^-1 C U, L L^T =
-C U U^T C^T + N. A sample of w and one of the noise, moved alike, are a sample of the conditioned Gaussian (Matheron's
-rule: Wilson et al. 2021, arXiv 2011.04026).
+normal, a reading C w = value of noise with covariance N moves e by (C U)^T S^-1 (value - C mean), S = C U U^T C^T + N.
+A sample of w and one of the noise, moved alike, are a sample of the conditioned Gaussian (Matheron's rule: Wilson et
+al. 2021, arXiv 2011.04026).
 
 Letters in shapes: T tokens in a plan, B searches at once, N candidates, E elites, P numbers in a token, S numbers in
 the state of a search.
@@ -217,17 +217,10 @@ def fit(
     elites = torch.where(finite[None, :, :, None], elites, elites[:, :, :1])
     unit = config.temperature * (_deviation(best).square() + config.return_scale_floor**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)  # nan if none is finite, which `mppi` reports
-    mean, deviations = weighted_mean_and_deviations(elites, weights)
+    mean = torch.einsum("be,tbep->tbp", weights, elites)
+    deviations = weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
     std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
     return Plan(mean, std, returns, weights, elites, root, scores=scores)
-
-
-def weighted_mean_and_deviations(
-    elites: Float[Tensor, "T B E P"], weights: Float[Tensor, "B E"]
-) -> tuple[Float[Tensor, "T B P"], Float[Tensor, "T B E P"]]:
-    """Return the elites' weighted mean, and deviations U scaled such that U^T U is the weighted covariance."""
-    mean = torch.einsum("be,tbep->tbp", weights, elites)
-    return mean, weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
 
 
 def _deviation(scores: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
@@ -251,14 +244,6 @@ class Pins(NamedTuple):
     deviation: Float[Tensor, "B M"]
 
 
-def correction(
-    root: Float[Tensor, "*B M M"], seen: Float[Tensor, "*B M R"], gap: Float[Tensor, "*B M 1"]
-) -> tuple[Float[Tensor, "*B M R"], Float[Tensor, "*B R 1"]]:
-    """Return V, and how far e is moved, given L, C U and value - C mean."""
-    along = torch.linalg.solve_triangular(root, seen, upper=False)
-    return along, along.mT @ torch.linalg.solve_triangular(root, gap, upper=False)
-
-
 def condition(
     candidates: Float[Tensor, "T B N P"], std: Float[Tensor, "T B P"], pins: Pins, generator: torch.Generator
 ) -> Float[Tensor, "T B N P"]:
@@ -270,7 +255,7 @@ def condition(
     for _ in range(PASSES):
         seen = torch.cat([rows * unit.unsqueeze(2), own], -1)  # by w and by the noise
         gap = value - (rows * w.unsqueeze(2)).sum(-1) - spread * off
-        move = correction(torch.linalg.cholesky(seen @ seen.mT), seen, gap.unsqueeze(-1))[1].squeeze(-1)
+        move = (seen.mT @ torch.cholesky_solve(gap.unsqueeze(-1), torch.linalg.cholesky(seen @ seen.mT))).squeeze(-1)
         w, off = (w + unit * move[..., : w.shape[-1]]).clamp(-1, 1), off + move[..., w.shape[-1] :]
         unit = torch.where(w.abs() < 1, unit, 0.0)
     return w.to(candidates.dtype).unflatten(2, (len(candidates), -1)).movedim(2, 0)

@@ -16,6 +16,7 @@ from configs.runs.loading import load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.alarms import NEVER, Alarms, Watch
+from policies.cases import Uses
 from policies.decisions.trace import traced
 from policies.guidance.chosen import Chosen
 from policies.ladder import UNDO, Ladder
@@ -25,7 +26,6 @@ from policies.planner_link.service import PlannerService, listening
 from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
 from policies.tools import Tool
-from policies.uses import Uses
 from robot.safety.stops import handled
 from robot.settings import RunConfig, ServeConfig, planner_address
 from worldmodel import registry

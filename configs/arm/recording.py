@@ -33,7 +33,7 @@ from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import ARM
 from robot.settings import CAMERAS, EXPERT, POLICY, SCRIPT, TELEOP, EpisodeConfig, RecordConfig, RunConfig
 from robot.so101 import SimCamera, SO101Sim
-from robot.takeover import HELP, Keys, Person, Rescue, Rest, Takeover
+from robot.takeover import HELP, MOVED_RAD, Keys, Person, Rescue, Rest, Takeover
 from robot.ticks import Clock, SimulatedTime, Ticks
 from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
@@ -204,8 +204,7 @@ class RecordSession:
             return Takeover(policy, Rescue(robot.robot, config.takeover_s), hz)
         if self._keys is None:
             return policy
-        moved = np.radians(config.takeover_degrees)
-        person = Person(self._leader(robot, units), self._keys, hz, moved, config.give_back_s)
+        person = Person(self._leader(robot, units), self._keys, hz, MOVED_RAD, config.give_back_s)
         return Takeover(policy, person, hz, self._keys)
 
     def _leader(self, robot: GatedRobot, units: Units) -> TeleopDriver:

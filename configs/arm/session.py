@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from lerobot.robots import Robot
 
-from configs.arm.twin_process import TwinProcess
+from configs.arm.twin_process import served
 from configs.reporting import FAILED, SIGNALLED, Ended
 from robot.arms import driven, twin
 from robot.config_so101 import SO101SimConfig, sim_cameras
@@ -34,9 +34,7 @@ def arm_of(
         return driven(config.port, config.id, config.calibration_dir, cameras)
     if config.port_file:
         return twin(Path(config.port_file), cameras)
-    process = TwinProcess()
-    stack.callback(process.stop)
-    return twin(process.port_file, cameras)
+    return twin(stack.enter_context(served()), cameras)
 
 
 def return_home(loop: Loop, home: np.ndarray) -> bool:

@@ -1,16 +1,16 @@
-"""The hardware twin: served as a command, and for one run in a process that ends with it even if it is killed."""
+"""The hardware twin: served as a command, and for one run in a process that ends with it."""
 
 import gc
-import os
-import signal
 import subprocess
-import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from configs.arguments import quoted
 from configs.reporting import say
+from configs.sweep import started
 from policies.storage.folders import replace_file
 from robot.ticks import hurry
 from sim import InvalidValue
@@ -50,49 +50,22 @@ def serve(config: TwinConfig, _folder: Path) -> dict:
         return {"calibration_file": str(calibration_file), **server.run()}
 
 
-class TwinProcess:
-    """semagram-twin with its own temporary folder, which holds `port_file` (the serial port's name) and twin.json."""
+@contextmanager
+def served() -> Iterator[Path]:
+    """Serve a twin in a process of its own, which ends with this one; yield its port file, beside its twin.json.
 
-    def __init__(self):
-        """Start the process and wait for its port, START_S seconds at most. Raises OSError if it does not come up."""
-        self._temporary = tempfile.TemporaryDirectory(prefix="semagram-twin-")
-        self.port_file = Path(self._temporary.name) / "port"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "configs.arm.twin_process", f"port_file={self.port_file}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C only reaches the run, which first shuts down the arm
-        )
-        end = time.monotonic() + START_S
-        try:
-            while not self.port_file.exists():
-                if self._process.poll() is not None or time.monotonic() > end:
-                    raise OSError("robot=so101-twin: the twin does not start; `semagram-twin port_file=...` says why")
-                time.sleep(0.05)
-        except BaseException:  # including signals
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """Terminate the process, wait for it, and remove its folder."""
-        self._process.terminate()
-        self._process.communicate()  # closes its stdin and waits
-        self._temporary.cleanup()
-
-
-def main() -> None:
-    """Run a twin that ends when its parent does, even if that is killed with SIGKILL."""
-
-    def outlive_nobody() -> None:
-        os.read(0, 1)  # returns only when the parent's end of the pipe is closed (sys.stdin's lock would end in abort)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=outlive_nobody, daemon=True).start()
-    from configs.commands import twin
-
-    twin()
-
-
-if __name__ == "__main__":
-    main()
+    Raises OSError if it does not come up within START_S.
+    """
+    with tempfile.TemporaryDirectory(prefix="semagram-twin-") as folder:
+        port_file, null = Path(folder) / "port", subprocess.DEVNULL
+        with started("twin", [f"port_file={quoted(port_file)}"], stdout=null, stderr=null) as process:
+            try:
+                end = time.monotonic() + START_S
+                while not port_file.exists():
+                    if process.poll() is not None or time.monotonic() > end:
+                        why = "`semagram-twin port_file=...` says why"
+                        raise OSError(f"robot=so101-twin: the twin does not start; {why}")
+                    time.sleep(0.05)
+                yield port_file
+            finally:
+                process.terminate()

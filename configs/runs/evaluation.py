@@ -22,6 +22,7 @@ from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
 from policies.alarms import FILE, Alarms, Watch, check_count
+from policies.cases import Uses
 from policies.decisions.trace import TRACE, traced
 from policies.guidance.chosen import Chosen
 from policies.ladder import UNDO, Ladder
@@ -31,7 +32,6 @@ from policies.storage.checkpoint import PROGRESS, REPLAY, read_replay
 from policies.storage.folders import FolderError, versions
 from policies.tools import Tool
 from policies.training.rollouts import Rollout, evaluated, in_words, outcome
-from policies.uses import Uses
 from worldmodel.flops import plan_gflop
 from worldmodel.settings import PlannerConfig
 from worldmodel.strict import ConfigError, build

@@ -25,7 +25,7 @@ from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
 from policies.guidance.compiling import Memory, equal, independent
 from policies.guidance.wishes import READABLE
-from policies.storage.checkpoint import read_replay
+from policies.storage.checkpoint import find_checkpoint, read_replay
 from policies.storage.folders import aside_of, replace_file
 from sim.so101.joints import JOINTS
 from worldmodel.attribution import Followed, follow
@@ -69,8 +69,9 @@ class Why:
     def __init__(self, config: WhyConfig):
         self.config, count = config, max(config.episodes, config.episode + 1)
         self.out = placed(Path(config.out or f"why-episode{config.episode}-step{config.step}.html"))
+        found = str(find_checkpoint(Path(config.run), "run"))
         keys = EvaluateConfig(
-            threads=config.threads, compile="false", checkpoint=config.run, episodes=count, seed=config.seed
+            threads=config.threads, compile="false", checkpoint=found, episodes=count, seed=config.seed
         )
         self.evaluation = Evaluation.begin(replace(keys, guidance=config.guidance))
         self.loaded = self.evaluation.loaded

@@ -100,7 +100,7 @@ class Compiled:
 
 
 def guide(config: GuideConfig, folder: Path) -> dict:
-    """Do what semagram-guide does; `folder`: whose name a guidance gets that is told none."""
+    """Do what semagram-guide does; `folder`: whose name a guidance gets that is given none."""
     if config.show == "quantities":
         return quantities(Known.of(config))
     if config.show:

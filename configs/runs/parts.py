@@ -150,7 +150,7 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
 
 def begin_with(parts: Parts, init: str) -> None:
     """Take a checkpoint's weights and, if it can be rewarded anew, its replay. Raises ConfigError, FolderError."""
-    path = find_checkpoint(Path(init))
+    path = find_checkpoint(Path(init), "init")
     spec, own, learner = read_spec(path), parts.spec(), parts.trainer.learner
     for name in ("senses", "action_size", "model"):
         if getattr(spec, name) != getattr(own, name):

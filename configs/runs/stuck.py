@@ -16,10 +16,10 @@ from configs.runs.report import recorded
 from configs.schema import BenchConfig, EvaluateConfig
 from envs.settings import FaultConfig, folder_name
 from policies.alarms import FILE, GAUGES, Alarms
+from policies.cases import Uses
 from policies.guidance.compiling import auc
 from policies.ladder import STOP, TOOL, Ladder
 from policies.storage.folders import replace_file
-from policies.uses import Uses
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 

@@ -240,6 +240,8 @@ def _caption(results: Sequence[Result], agent: str) -> str:
     devices, commits = (", ".join(sorted({getattr(r, name) for r in runs})) for name in ("device", "commit"))
     return (
         f"Seeds a task: {seeds}; episodes a seed: {episodes}; device: {devices}; commit: {commits}. "
+        "Bold: at least TD-MPC2's published return; –: none published at these steps. "
+        "Minutes: of training, its evaluations left out, in the mean of the seeds. "
         "Brackets: 95 % bootstrap interval over seeds (of three seeds, their range). "
         "Interquartile mean: of all runs as fractions of the task's ceiling, its interval stratified by task."
     )

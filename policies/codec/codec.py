@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -13,17 +12,51 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors import numpy as arrays_of
 
-from policies.codec import fitting
-from policies.codec.events import Events
-from policies.codec.quantizer import BitPacking, ScalarQuantizer
+from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
 from policies.storage.folders import MANIFEST, FolderError, check_folder, write_folder
+from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
 KIND = "semagram-codec"
-RECORDS: dict[str, type] = {"scaling": fitting.Scaling, "spline": SplinePCA, "quantizer": ScalarQuantizer}
+FORMAT = 2
+"""Increment it with every change of what the files contain; older formats cannot be read."""
+TAIL = 0.01  # share of the data beyond -1, and beyond 1
+CONSTANT = 1e-6  # a channel that spans less than this does not move
+MARGIN = 1.3  # decoded actions stay within so many half ranges of the data
+DEPTH = 8  # largest number of bits of a number
+STRIDE = 3  # steps between the chunks that a codec is fitted to
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """scaled = (value - middle) / half for each of D channels, so that most of the data lies in [-1, 1]."""
+
+    middle: Float[np.ndarray, " D"]
+    half: Float[np.ndarray, " D"]
+
+    @classmethod
+    def fit(cls, episodes: list[np.ndarray]) -> "Scaling":
+        """Map the 1 % and 99 % quantiles of the episodes' steps to -1 and 1."""
+        steps = np.concatenate(episodes)
+        bottom, top = np.quantile(steps, [TAIL, 1 - TAIL], axis=0)
+        # A channel that hardly ever leaves one value has equal quantiles: use its full range instead.
+        flat = top - bottom < CONSTANT
+        bottom, top = np.where(flat, steps.min(0), bottom), np.where(flat, steps.max(0), top)
+        return cls((top + bottom) / 2, np.where(top - bottom < CONSTANT, 1.0, (top - bottom) / 2))
+
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """Scale values (..., D)."""
+        return (values - self.middle) / self.half
+
+    def unscale(self, scaled: np.ndarray) -> np.ndarray:
+        """Convert scaled values (..., D) back to the channels' own units."""
+        return scaled * self.half + self.middle
+
+
+RECORDS: dict[str, type] = {"scaling": Scaling, "spline": SplinePCA, "quantizer": ScalarQuantizer}
 """The parts of a codec all of whose fields are arrays."""
 
 
@@ -31,35 +64,40 @@ RECORDS: dict[str, type] = {"scaling": fitting.Scaling, "spline": SplinePCA, "qu
 class Codec:
     """Conversion between chunks (..., T, D) of actions in their own units and ids (..., ids) in [0, 2^bits).
 
-    A chunk is the sum of its start, the `events` of the channels that switch, and a curve. Their numbers are quantized,
-    and the bits of the quantized numbers packed into ids in the same order for all chunks.
+    A chunk is the sum of its start and a curve, whose numbers are quantized, and the bits of the quantized numbers
+    packed into ids in the same order for all chunks.
 
     The code is ordered: any prefix of a string decodes, to a coarser chunk. It is total: every string decodes to a
     chunk within the bounds, whose curves are no faster than the data.
     """
 
     config: CodecConfig
-    scaling: fitting.Scaling
-    events: Events
+    scaling: Scaling
     spline: SplinePCA
     packing: BitPacking
 
     @classmethod
-    def fit(
-        cls, episodes: list[np.ndarray], config: CodecConfig | None = None, stride: int = fitting.STRIDE
-    ) -> "Codec":
+    def fit(cls, episodes: list[np.ndarray], config: CodecConfig | None = None, stride: int = STRIDE) -> "Codec":
         """Fit a codec to `episodes` (steps, D), of whose chunks `stride` lie between two. Raises ValueError."""
-        return cls(*fitting.fit(episodes, config or CodecConfig(), stride))
+        config = config or CodecConfig()
+        episodes = _checked(episodes, config.length)
+        scaling = Scaling.fit(episodes)
+        scaled = [np.clip(scaling.scale(e), -MARGIN, MARGIN) for e in episodes]
+        windows = windows_of(scaled, config.length + 1, stride)
+        start, chunks = windows[:, 0], windows[:, 1:] - windows[:, :1]
+        spline = SplinePCA.fit(chunks, start)
+        quantizer = ScalarQuantizer.fit(spline.numbers(chunks, start), DEPTH)
+        refines = order(quantizer.errors, config.ids * config.bits)
+        used = np.unique(refines)  # the numbers that get a bit
+        unused = np.full(config.ids * config.bits - len(refines), -1)
+        refines = np.concatenate([np.searchsorted(used, refines), unused])
+        packing = BitPacking(quantizer.select(used), refines, config.ids, config.bits)
+        return cls(config, scaling, spline.select(used), packing)
 
     @property
     def channels(self) -> int:
         """D, the size of an action."""
         return len(self.scaling.middle)
-
-    @property
-    def switching(self) -> tuple[int, ...]:
-        """The channels that switch, whose jumps are written as events."""
-        return self.events.channels
 
     @property
     def vocabulary(self) -> int:
@@ -110,42 +148,21 @@ class Codec:
 
     def _write(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
         """Return the ids of scaled chunks."""
-        happening = self.packing.cells(self.events.numbers(scaled, start))
-        smooth = scaled - start[:, None]
-        if self.events.count:
-            smooth -= self.events.signal(self.packing.values(happening), start)
-        curve = self.packing.cells(self.spline.numbers(smooth, start), self.events.count)
-        return self.packing.pack(np.concatenate([happening, curve], axis=1))
+        return self.packing.pack(self.packing.cells(self.spline.numbers(scaled - start[:, None], start)))
 
     def _read(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        """Return the scaled chunks of any ids, clamped to +-margin."""
-        numbers, count, margin = self.packing.unpack(ids), self.events.count, self.config.margin
-        if not count:
-            return self.spline.curve(numbers, start, -margin, margin)
-        chunk = self.spline.curve(numbers[:, count:], start, -self._reach, self._reach)
-        chunk += self.events.signal(numbers[:, :count], start)
-        np.maximum(chunk, -margin, out=chunk)
-        return np.minimum(chunk, margin, out=chunk)
-
-    @cached_property
-    def _reach(self) -> np.ndarray:
-        """Bounds (D,) of a curve: none in the channels that switch, where only its sum with the events is clamped."""
-        return np.where(np.isin(np.arange(self.channels), self.switching), np.inf, self.config.margin)
+        """Return the scaled chunks of any ids, clamped to +-MARGIN."""
+        return self.spline.curve(self.packing.unpack(ids), start, MARGIN)
 
     def save(self, path: str | PathLike) -> None:
         """Write the codec as a folder, in the place of nothing or a codec; else raise FileExistsError, or OSError."""
         check_place(Path(path))
         records = {"scaling": self.scaling, "spline": self.spline, "quantizer": self.packing.quantizer}
         arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}
-        arrays |= {
-            "events.channels": np.array(self.events.channels, dtype=int),
-            "events.levels": self.events.levels,
-            "events.durations": np.array(self.events.durations),
-            "events.slots": np.array([self.events.slots]),
-            "refines": self.packing.refines,
-        }
+        arrays["refines"] = self.packing.refines
+        about = {"type": KIND, "format": FORMAT, "codec": asdict(self.config)}
         files = {
-            CONFIG: json.dumps({"type": KIND, "codec": asdict(self.config)}, indent=1).encode(),
+            CONFIG: json.dumps(about, indent=1).encode(),
             ARRAYS: arrays_of.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
         }
         write_folder(Path(path), files, {name: version(name) for name in ("semagram", "numpy")})
@@ -159,7 +176,11 @@ class Codec:
             about = json.loads((folder / CONFIG).read_text())
             if about["type"] != KIND:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
+            if (found := about.get("format", 1)) != FORMAT:
+                raise FolderError(f"{folder}: a codec of format {found}, this Semagram reads {FORMAT}; fit it again")
             return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
+        except FolderError:
+            raise
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
 
@@ -170,10 +191,7 @@ class Codec:
         scaling, spline, quantizer = (
             kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)}) for name, kind in RECORDS.items()
         )
-        channels, durations = (tuple(arrays[f"events.{name}"].tolist()) for name in ("channels", "durations"))
-        slots, width = int(arrays["events.slots"].item()), len(scaling.middle)
-        events = Events(channels, arrays["events.levels"], durations, slots, config.length, width)
-        return cls(config, scaling, events, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
+        return cls(config, scaling, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
 
 
 def check_place(folder: Path) -> None:
@@ -181,3 +199,21 @@ def check_place(folder: Path) -> None:
     codec_or_nothing = {CONFIG, ARRAYS, MANIFEST}, set[str]()
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} in codec_or_nothing):
         raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
+
+
+def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:
+    """Return all windows of `length` steps that begin at a multiple of `stride` in an episode."""
+    return np.stack([e[i : i + length] for e in episodes for i in range(0, len(e) - length + 1, stride)])
+
+
+def _checked(episodes: list[np.ndarray], length: int) -> list[np.ndarray]:
+    episodes = [np.asarray(e, dtype=float) for e in episodes]
+    if not episodes or any(e.ndim != 2 or e.shape[1] != episodes[0].shape[1] for e in episodes):
+        raise ValueError(f"episodes: arrays (steps, D) of one D, not {sorted({e.shape[1:] for e in episodes})}")
+    for i, episode in enumerate(episodes):
+        if not np.isfinite(episode).all():
+            raise ValueError(f"episode {i}: a number that is not finite")
+    longest = max(map(len, episodes))
+    if longest <= length:
+        raise UserError(f"length={length}: below the longest episode's {longest} steps")
+    return [e for e in episodes if len(e) > length]

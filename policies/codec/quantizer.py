@@ -45,11 +45,6 @@ class ScalarQuantizer:
         """Return the quantizers of the numbers `which`."""
         return ScalarQuantizer(self.splits[which], self.values[which], self.errors[which])
 
-    def followed_by(self, other: "ScalarQuantizer") -> "ScalarQuantizer":
-        """Return the quantizers of these numbers and of the other's, which have the same depth."""
-        pairs = ((self.splits, other.splits), (self.values, other.values), (self.errors, other.errors))
-        return ScalarQuantizer(*(np.concatenate(pair) for pair in pairs))
-
     def rounded(self, k: int, bits: int, samples: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """Quantize samples of number k to its first `bits` bits."""
         node = np.ones(len(samples), dtype=int)
@@ -90,21 +85,19 @@ def best_split(ordered: Float[np.ndarray, " N"]) -> int:
     return best + 1 if gain[best] > 0 else 0
 
 
-def order(gains: list[list[tuple[tuple[int, ...], float]]], budget: int) -> Int[np.ndarray, " B"]:
-    """Return which number each bit of a string refines: at most `budget` bits, largest gain per bit first.
+def order(errors: Float[np.ndarray, "K L"], budget: int) -> Int[np.ndarray, " B"]:
+    """Return which number each bit of a string refines: at most `budget` bits, that of the largest gain first.
 
-    `gains[s]` lists what source s offers, in the order it must be taken: groups of (numbers refined by one bit each,
-    squared error they save together). This is reverse water-filling (Cover and Thomas 2006, ch. 10), bit by bit.
+    `errors[k, l]`: the squared error that l bits leave of number k. This is reverse water-filling (Cover and Thomas
+    2006, ch. 10), bit by bit.
     """
-    offers = [list(source) for source in gains]
-    chosen: list[int] = []
-    while len(chosen) < budget:
-        rates = [source[0][1] / len(source[0][0]) if source else -np.inf for source in offers]
-        best = int(np.argmax(rates))
-        if not offers[best]:
-            break
-        chosen.extend(offers[best].pop(0)[0])
-    return np.array(chosen[:budget], dtype=int)
+    gains = np.pad(errors[:, :-1] - errors[:, 1:], ((0, 0), (0, 1)), constant_values=-np.inf)
+    given, chosen = np.zeros(len(errors), dtype=int), []
+    for _ in range(min(budget, len(errors) * (errors.shape[1] - 1))):
+        best = int(np.argmax(gains[np.arange(len(errors)), given]))
+        given[best] += 1
+        chosen.append(best)
+    return np.array(chosen, dtype=int)
 
 
 @dataclass(frozen=True)
@@ -121,20 +114,14 @@ class BitPacking:
         refined = self.refines[: ids * self.bits]
         return np.bincount(refined[refined >= 0], minlength=len(self.quantizer.values))
 
-    def cells(self, numbers: Float[np.ndarray, "N k"], first: int = 0) -> Int[np.ndarray, "N k"]:
-        """Return the cell of each number at its deepest level; `numbers` are those from index `first` on."""
-        edges = self._edges[first : first + numbers.shape[1]]
+    def cells(self, numbers: Float[np.ndarray, "N K"]) -> Int[np.ndarray, "N K"]:
+        """Return the cell of each number at its deepest level."""
         if len(numbers) <= FEW:
-            return np.count_nonzero(numbers[:, :, None] >= edges, axis=-1)
+            return np.count_nonzero(numbers[:, :, None] >= self._edges, axis=-1)
         cells = np.empty(numbers.shape, dtype=np.int64)
-        for k, among in enumerate(edges):
+        for k, among in enumerate(self._edges):
             cells[:, k] = np.searchsorted(among, numbers[:, k], side="right")
         return cells
-
-    def values(self, cells: Int[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
-        """Return the values of the given cells of the first k numbers."""
-        which = np.arange(cells.shape[1])
-        return self.quantizer.values[which, 2 ** self._full[which] + cells]
 
     def pack(self, cells: Int[np.ndarray, "N K"]) -> Int[np.ndarray, "N n"]:
         """Return the ids of the cells of all numbers."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from policies.settings import CodecConfig
 from policies.tokens.curves import design, ends, gaps
 
 RIDGE = 1e-3
+DEGREE, STEPS = 3, 5
+"""Of a chunk's curve, and how many control steps there are for each of its control points."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,11 @@ class SplinePCA:
     max_step: Float[np.ndarray, "M D"]
 
     @classmethod
-    def fit(
-        cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"], config: CodecConfig
-    ) -> "SplinePCA":
+    def fit(cls, chunks: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> "SplinePCA":
         """Fit to scaled chunks minus their starts, and those starts."""
         length, channels = chunks.shape[1:]
-        count, degree = config.curve_points, config.degree
-        basis = design(ends(length), count, degree)
+        count = max(DEGREE + 2, round(length / STEPS))
+        basis = design(ends(length), count, DEGREE)
         free = basis[:, 1:]
         orthonormal, sizes, turn = np.linalg.svd(free, full_matrices=False)
         numbers = np.einsum("tm,ntd->nmd", orthonormal, chunks).reshape(len(chunks), -1)
@@ -49,7 +48,7 @@ class SplinePCA:
         to_steps = np.kron(steps @ (turn.T / sizes), np.eye(channels))  # from orthonormal coefficients
         analysis = np.einsum("kmd,tm->ktd", axes.reshape(len(axes), -1, channels), orthonormal)
         moves = np.abs(numbers @ to_steps.T).reshape(len(chunks), -1, channels).max(0)
-        gap = gaps(count, degree)[:, None]  # the rate is degree x step / gap (de Boor 1978); one bound on it for all
+        gap = gaps(count, DEGREE)[:, None]  # the rate is degree x step / gap (de Boor 1978); one bound on it for all
         maps = analysis.reshape(len(axes), -1), axes @ guess.T, to_steps @ axes.T, to_steps @ guess.T
         return cls(basis, *maps, (moves / gap).max(0) * gap)
 
@@ -64,13 +63,9 @@ class SplinePCA:
         return flat @ self.analysis.T - _with_one(start) @ self.prediction.T
 
     def curve(
-        self,
-        numbers: Float[np.ndarray, "N K"],
-        start: Float[np.ndarray, "N D"],
-        low: float | Float[np.ndarray, " D"] = -np.inf,
-        high: float | Float[np.ndarray, " D"] = np.inf,
+        self, numbers: Float[np.ndarray, "N K"], start: Float[np.ndarray, "N D"], most: float
     ) -> Float[np.ndarray, "N T D"]:
-        """Return the curves from `start`, with control points clamped to `low` and `high`.
+        """Return the curves from `start`, with control points clamped to +-`most`.
 
         A curve lies in the convex hull of its control points, so it stays within the bounds, whatever the numbers, if
         it begins there. The bounds on the steps between control points bound its rate in the same way.
@@ -80,7 +75,7 @@ class SplinePCA:
         control = np.empty((len(start), len(self.max_step) + 1, start.shape[1]))
         control[:, 0] = start
         np.minimum(np.maximum(steps, -self.max_step), self.max_step, out=control[:, 1:])
-        control = np.minimum(np.maximum(control.cumsum(1), low), high)  # np.clip takes twice as long
+        control = np.minimum(np.maximum(control.cumsum(1), -most), most)  # np.clip takes twice as long
         return self.basis @ control
 
 

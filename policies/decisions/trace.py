@@ -90,7 +90,7 @@ class Trace:
         while not self._stop.wait(EVERY_S):
             try:
                 self._write()
-            except OSError as error:  # a full disk: told at the next decision
+            except OSError as error:  # a full disk: reported at the next decision
                 self.error = error
                 return
 
@@ -214,7 +214,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> tuple[list[dict], dict]:
-    """Read a trace: its rows, oldest first, and what it tells about the run. Raises FolderError."""
+    """Read a trace: its rows, oldest first, and what it says about the run. Raises FolderError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

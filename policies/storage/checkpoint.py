@@ -151,16 +151,19 @@ def newest(folder: Path) -> Path:
     return found[-1]
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint at `path`, or the newest of a run or a `checkpoints` folder. Raises FolderError."""
+def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
+    """Return the checkpoint at `path`, or the newest of a run or a `checkpoints` folder.
+
+    Raises FolderError, which names the command's `key`.
+    """
     if not path.is_dir():
-        raise FolderError(f"checkpoint={path}: no such folder")
+        raise FolderError(f"{key}={path}: no such folder")
     if (path / MANIFEST).exists():
         return path.resolve() if path.name == LAST else path
     for folder in (path / "checkpoints", path):
         if found := saved_in(folder):
             return found[-1]
-    raise FolderError(f"checkpoint={path}: holds no checkpoint")
+    raise FolderError(f"{key}={path}: holds no checkpoint")
 
 
 def read_spec(path: Path, downloaded: bool = False) -> AgentSpec:

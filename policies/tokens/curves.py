@@ -1,9 +1,9 @@
 """Action tokens as curves: clamped uniform B-splines over the control steps of one token.
 
 A curve is given by control points c (K, ...) and a degree p < K: y(t) = sum_i N_i(t) c_i, t in [0, 1]. It begins at
-c_0, ends at c_{K-1} and lies in the convex hull of its control points. Its r-th derivative is a curve of degree p - r,
-whose control points are differences of c. Bounds on control points thus bound position, and bounds on differences the
-rate. Source: de Boor 1978, A Practical Guide to Splines.
+c_0, ends at c_{K-1} and lies in the convex hull of its control points. Its derivative is a curve whose control points
+are differences of c. Bounds on control points thus bound position, and bounds on differences the rate. Source: de Boor
+1978, A Practical Guide to Splines.
 """
 
 from dataclasses import dataclass
@@ -38,33 +38,28 @@ def ends(length: int) -> np.ndarray:
     return (np.arange(length) + 1) / length
 
 
-def design(at: np.ndarray, count: int, degree: int, derivative: int = 0) -> np.ndarray:
-    """Return the matrix (len(at), count) from control points to the `derivative`-th derivative at times `at`.
+def design(at: np.ndarray, count: int, degree: int) -> np.ndarray:
+    """Return the matrix (len(at), count) from control points to the curve's points at times `at`.
 
-    With `derivative` 0 its rows are non-negative and sum to 1: degree by degree, each function gives its value to
-    itself and the one before in the shares of the time left and right in its span (de Boor 1978, ch. X). Time is in
-    units of the whole token; times outside [0, 1] are clipped.
+    Its rows are non-negative and sum to 1: degree by degree, each function gives its value to itself and the one before
+    in the shares of the time left and right in its span (de Boor 1978, ch. X). Time is in units of the whole token;
+    times outside [0, 1] are clipped.
     """
     places = np.clip(np.asarray(at, dtype=float), 0, 1)
-    if derivative == 0:
-        k, result = knots(count, degree), np.zeros((len(places), count))
-        span = np.searchsorted(k[degree + 1 : count], places, "right") + degree  # k_span <= t < k_{span+1}
-        columns = span + np.arange(-degree, 1)[:, None]  # all but these are 0 there
-        values = np.zeros(columns.shape)
-        values[0] = 1
-        for p in range(1, degree + 1):
-            lower, values[0] = values[:p].copy(), 0
-            for n in range(p):
-                left, right = k[span + n + 1 - p], k[span + n + 1]
-                share = lower[n] / (right - left)
-                values[n] += share * (right - places)
-                values[n + 1] = share * (places - left)
-        result[np.arange(len(places)), columns] = values
-        return result
-    if derivative > degree:
-        return np.zeros((len(places), count))
-    lower = design(places, count - derivative, degree - derivative)
-    return lower @ differences(count, degree, derivative)
+    k, result = knots(count, degree), np.zeros((len(places), count))
+    span = np.searchsorted(k[degree + 1 : count], places, "right") + degree  # k_span <= t < k_{span+1}
+    columns = span + np.arange(-degree, 1)[:, None]  # all but these are 0 there
+    values = np.zeros(columns.shape)
+    values[0] = 1
+    for p in range(1, degree + 1):
+        lower, values[0] = values[:p].copy(), 0
+        for n in range(p):
+            left, right = k[span + n + 1 - p], k[span + n + 1]
+            share = lower[n] / (right - left)
+            values[n] += share * (right - places)
+            values[n + 1] = share * (places - left)
+    result[np.arange(len(places)), columns] = values
+    return result
 
 
 def gaps(count: int, degree: int) -> np.ndarray:
@@ -73,18 +68,9 @@ def gaps(count: int, degree: int) -> np.ndarray:
     return k[degree + 1 : count + degree] - k[1:count]
 
 
-def differences(count: int, degree: int, order: int = 1) -> np.ndarray:
-    """Return the matrix (count - order, count) from control points to those of the `order`-th derivative.
-
-    Row i of order 1: p (c_{i+1} - c_i) / (k_{i+p+1} - k_{i+1}), p the degree and k the knots (de Boor 1978, ch. X).
-    Raises ValueError for an order above the degree.
-    """
-    if order > degree:
-        raise ValueError(f"order={order}: at most the degree, {degree}")
-    if order == 0:
-        return np.eye(count)
-    first = degree * (np.eye(count)[1:] - np.eye(count)[:-1]) / gaps(count, degree)[:, None]
-    return differences(count - 1, degree - 1, order - 1) @ first
+def final_slope(points: Float[np.ndarray, "K A"], degree: int) -> Float[np.ndarray, " A"]:
+    """Return the curve's derivative at its end: p (c_{K-1} - c_{K-2}) / (the span between the two points)."""
+    return degree * (points[-1] - points[-2]) / gaps(len(points), degree)[-1] if degree else 0 * points[-1]
 
 
 @cache
@@ -130,14 +116,6 @@ class Curve:
     def encode(self, actions: Float[Tensor, "*B L A"]) -> Float[Tensor, "*B P"]:
         """Return the control points of the least-squares curve through the actions, clamped to [-1, 1]."""
         return (self.inverse @ actions).clamp(-1, 1).flatten(-2)
-
-    def readings(
-        self, times: float | np.ndarray, derivative: int = 0, dimensions: list[int] | None = None
-    ) -> Float[Tensor, "M P"]:
-        """Return float64 rows such that rows @ points is the position, or a derivative, at `times` (of the token)."""
-        weights = design(np.atleast_1d(np.asarray(times, dtype=float)), self.control_points, self.degree, derivative)
-        chosen = np.eye(self.action_size)[slice(None) if dimensions is None else dimensions]
-        return torch.from_numpy(np.kron(weights, chosen))
 
     def actions(self, sentence: Float[Tensor, "T *B P"], steps: int) -> Float[Tensor, "*B N A"]:
         """Return the first N = `steps` actions of a plan (`sentence`); the last action is held beyond its end."""

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 from jaxtyping import Float
 
-from policies.tokens.curves import design
+from policies.tokens.curves import design, final_slope
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
 from worldmodel.strict import check
 
@@ -91,9 +91,8 @@ class Playback:
         if degree > 0:
             points[0] = np.clip(self.position, -1, 1)
         yield from self._run(seconds, lambda s: design(s / seconds, count, degree) @ points)
-        end = np.ones(1)
-        self.position = (design(end, count, degree) @ points)[0]
-        self.rate = np.clip((design(end, count, degree, 1) @ points)[0] / seconds, -self.fastest, self.fastest)
+        self.position = points[-1]
+        self.rate = np.clip(final_slope(points, degree) / seconds, -self.fastest, self.fastest)
 
     def _rest(self, seconds: float):
         """Brake along y(t) = y + v T/3 (1 - (1 - t/T)^3) until T, then hold: the rate v (1 - t/T)^2 falls from v to 0.

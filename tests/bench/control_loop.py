@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.arm.planning import begin_of, planner_client
-from configs.arm.twin_process import TwinProcess
+from configs.arm.twin_process import served
 from configs.runs.loading import task_of
 from envs.state_estimator import StateEstimator
 from policies.storage.checkpoint import find_checkpoint, read_spec
@@ -67,10 +67,8 @@ def played(
     episodes: list[int], mirror: StateEstimator, lead: int, planners: dict, measured: dict[str, Measured]
 ) -> list[int]:
     """Play episodes on a new twin until one ends in a fault; those that are left."""
-    process = TwinProcess()
     with ExitStack() as stack:
-        stack.callback(process.stop)
-        robot = gated(twin(process.port_file), "trained")
+        robot = gated(twin(stack.enter_context(served())), "trained")
         connect(robot)
         stack.callback(robot.disconnect)
         units, hz = Units(mirror.targets.low, mirror.targets.high), measured[KINDS[0]].ticks.hz

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any, TextIO
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
@@ -20,110 +19,72 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 if find_spec("ray"):
-    keys = {"_target_": f"{__name__}.RayLauncher", "address": None, "max_retries": 3}
+    keys = {"_target_": f"{__name__}.RayLauncher", "address": None}
     ConfigStore.instance().store(group="hydra/launcher", name="ray", node=keys)
 
 
+RETRIES = 3
+
+
 class RayLauncher(Launcher):
-    """Runs members as tasks: `threads` cores each and, with `device=cuda` or where `auto` finds some, a card.
+    """Runs members as tasks: `threads` cores each and, where the cluster has cards and `device` is not `cpu`, a card.
 
     `address`: of the cluster, whose machines share this one's folders; None: one of this machine. A member whose worker
-    is lost runs again in the same folder, up to `max_retries` times, and goes on there.
+    is lost runs again in the same folder, up to RETRIES times, and goes on there.
     """
 
-    def __init__(self, address: str | None, max_retries: int):
-        self.address, self.max_retries = address, max_retries
+    def __init__(self, address: str | None):
+        self.address = address
 
     def setup(self, *, hydra_context, task_function, config) -> None:
         """Take what the members have in common."""
-        self.shared = hydra_context, config, task_function
+        self.context, self.function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run a member for each list of overrides, and print what it says. Raises UserError, ConnectionError."""
-        answers = sys.stdout
-        with redirect_stdout(sys.stderr):  # of what Ray itself prints
-            return self._launched(job_overrides, initial_job_idx, answers)
-
-    def _launched(self, job_overrides: Sequence[Sequence[str]], first: int, answers: TextIO) -> list[JobReturn]:
-        import ray
-
-        from configs.arguments import quoted
-        from configs.reporting import Ended, say
-
-        self._connect()
-        tasks = {}
-        for number, words in enumerate(job_overrides, first):
-            job = _composed(*self.shared[:2], words, number)
-            subdir = quoted(job.hydra.sweep.subdir)  # before the first try, since it may hold the time
-            again = [f"hydra.sweep.subdir={subdir}", *["resume=auto"] * (job.get("resume") == "")]
-            task = ray.remote(_member).options(max_retries=self.max_retries, **_needed(job))
-            state = [*words, *again], number, Singleton.get_state(), os.getcwd()
-            tasks[task.remote(*self.shared, *state)] = number
-        results: dict[int, JobReturn] = {}
-        while waiting := [task for task in tasks if tasks[task] not in results]:
-            (task,), _ = ray.wait(waiting)
-            try:
-                result, out, said = ray.get(task)
-            except ray.exceptions.RayError as lost:
-                result, out = JobReturn(status=JobStatus.FAILED), ""
-                result.return_value = Ended(f"member {tasks[task]}: {str(lost).splitlines()[0]}")
-                said = str(result._return_value)
-            results[tasks[task]] = result
-            say(said.strip())
-            print(out, end="", file=answers, flush=True)
-        return [results[number] for number in sorted(results)]
-
-    def _connect(self) -> None:
         import ray
 
         from configs.machine import cores
+        from configs.reporting import Ended, say
+        from worldmodel.errors import UserError
 
-        if ray.is_initialized():
-            return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        handler = signal.getsignal(signal.SIGTERM)
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.address is None:
-            quiet |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": 100 << 20}
-        ray.init(self.address or "local", **quiet)
+        handler, alone = signal.getsignal(signal.SIGTERM), {"num_cpus": cores(), "include_dashboard": False}
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
+        with redirect_stdout(sys.stderr):  # of what Ray itself prints
+            ray.init(self.address or "local", **quiet | ({} if self.address else alone))
         signal.signal(signal.SIGTERM, handler)
+        there = ray.cluster_resources()
+        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        tasks, results = [], []
+        for number, words in enumerate(job_overrides, initial_job_idx):
+            resumes = "resume" not in self.config or any(word.startswith("resume=") for word in words)
+            again = [*words] if resumes else [*words, "resume=auto"]
+            job = self.context.config_loader.load_sweep_config(self.config, again)
+            with open_dict(job):
+                job.hydra.job.id = job.hydra.job.num = number
+                job.hydra.sweep.subdir = str(job.hydra.sweep.subdir)  # it may hold the time: the same for all tries
+            threads, card = job.get("threads", 1), there.get("GPU", 0) > 0 and job.get("device", "cpu") != "cpu"
+            if threads > most:
+                raise UserError(f"threads={threads}: no machine of the Ray cluster has as many")
+            task = ray.remote(_member).options(max_retries=RETRIES, num_cpus=threads, num_gpus=int(card))
+            tasks.append(task.remote(self.context, self.function, job, Singleton.get_state(), os.getcwd()))
+        for number, task in enumerate(tasks, initial_job_idx):
+            try:
+                result, out, said = ray.get(task)
+            except ray.exceptions.RayError as lost:
+                result, out, said = JobReturn(status=JobStatus.FAILED), "", f"member {number}: {lost}".splitlines()[0]
+                result.return_value = Ended(said)
+            results.append(result)
+            say(said.strip())
+            print(out, end="", flush=True)
+        return results
 
 
-def _needed(job) -> dict[str, float]:
-    """Return the resources of a member. Raises UserError if no machine of the cluster has them."""
-    import ray
-
-    from worldmodel.errors import UserError
-
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    card = str(job.get("device")).startswith("cuda") or any(
-        node.get("GPU") for node in there if job.get("device") == "auto"
-    )
-    threads = job.get("threads", 1)
-    if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= card for node in there):
-        raise UserError(f"threads={threads} device={job.get('device')}: no machine of the Ray cluster has as much")
-    return {"num_cpus": threads, "num_gpus": int(card)}
-
-
-def _composed(context, config, words: Sequence[str], number: int):
-    """Return the config of a member."""
-    job = context.config_loader.load_sweep_config(config, list(words))
-    with open_dict(job):
-        job.hydra.job.id = job.hydra.job.num = number
-    return job
-
-
-def _member(context, config, function, words: Sequence[str], number: int, state, folder: str) -> tuple:
+def _member(context, function, job, state, folder: str) -> tuple[JobReturn, str, str]:
     """Run a member, on whichever machine. Returns what it returned, and what it wrote on stdout and stderr."""
     os.chdir(folder)
     setup_globals()
     Singleton.set_state(state)
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as said:
-        result = run_job(
-            hydra_context=context,
-            config=_composed(context, config, words, number),
-            task_function=function,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        result = run_job(function, job, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
     return result, out.getvalue(), said.getvalue()

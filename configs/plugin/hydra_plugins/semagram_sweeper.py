@@ -1,4 +1,4 @@
-"""Hydra's sweeper `semagram`: its own basic one, which in the end tells what each setting came to.
+"""Hydra's sweeper `semagram`: its own basic one, which in the end reports what each setting came to.
 
 Hydra takes sweepers from the namespace `hydra_plugins` only, and imports this file at each of its starts.
 """
