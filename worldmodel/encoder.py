@@ -20,9 +20,42 @@ from worldmodel.layers import NormedLinear
 from worldmodel.senses import Shapes
 from worldmodel.settings import ModelConfig, VisionConfig
 
+TURNS = 1, 2, 4
+"""How often a wave of an angle repeats in a full turn: what looks the same after a quarter of one needs four."""
+MORE = 3 + 2 * 2 * len(TURNS)
+"""How many numbers `seen_from` returns."""
+
+
+def seen_from(first: Float[Tensor, "*B 7"], other: Float[Tensor, "*B 7"]) -> Float[Tensor, "*B 15"]:
+    """Return how one pose (place, unit quaternion w, x, y, z) looks from another.
+
+    Its place in the other's frame, and cosines and sines of TURNS times two angles about the vertical axis: of its x
+    axis from the other's, and from the direction in which it lies from the origin. Which way a hand has to turn for a
+    thing is a steep function of quaternions, of degree eight for a cube, that a net does not learn from few places:
+    Fourier features, Tancik et al. 2020 (arXiv 2006.10739).
+    """
+    ours, its = rotation(first[..., 3:]), rotation(other[..., 3:])
+    place = ours.mT @ (other[..., :3] - first[..., :3]).unsqueeze(-1)
+    between = ours.mT @ its
+    turned = its[..., 1, 0].atan2(its[..., 0, 0]) - other[..., 1].atan2(other[..., 0])
+    angles = [between[..., 1, 0].atan2(between[..., 0, 0]), turned]
+    waves = torch.stack([k * angle for angle in angles for k in TURNS], -1)
+    return torch.cat([place.squeeze(-1), waves.cos(), waves.sin()], -1)
+
+
+def rotation(q: Float[Tensor, "*B 4"]) -> Float[Tensor, "*B 3 3"]:
+    """Return the rotation matrices of unit quaternions (w, x, y, z)."""
+    w, x, y, z = q.unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
 
 class Normaliser(nn.Module):
-    """(x - mean) / sqrt(variance + floor^2), clipped to +-10.
+    """(x - mean) / sqrt(variance + floor^2), clipped to +-10, of states x and, if they hold `poses`, what those see.
 
     Statistics are exact over all states observed (Chan et al. 1979, pairwise update), in double precision.
     The floor avoids amplifying the noise of a sensor that hardly moves.
@@ -36,8 +69,13 @@ class Normaliser(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, poses: tuple[int, ...] = ()):
+        """Begin without statistics. `poses`: as `ModelConfig` says. Raises ValueError for a pose beyond the state."""
         super().__init__()
+        if poses and max(poses) + 7 > size:
+            raise UserError(f"model.poses={list(poses)}: the state has {size} numbers, a pose seven")
+        self.poses = poses
+        size += MORE * len(poses[1:])
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("total_mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("total_square", torch.zeros(size, dtype=torch.float64))
@@ -47,7 +85,7 @@ class Normaliser(nn.Module):
     @torch.no_grad()
     def observe(self, x: Float[Tensor, "B S"]) -> None:
         """Add B states to the statistics."""
-        x = x.to(self.total_mean)
+        x = self.extended(x.to(self.total_mean))
         n, total = x.shape[0], self.count + x.shape[0]
         delta = x.mean(0) - self.total_mean
         self.total_square += (x - x.mean(0)).square().sum(0) + delta.square() * self.count * n / total
@@ -67,9 +105,14 @@ class Normaliser(nn.Module):
         self.mean.copy_(self.total_mean)
         self.scale.copy_((self.total_square / self.count + self.FLOOR**2).rsqrt())
 
-    def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """Normalise and clip a batch of states."""
-        return ((x - self.mean) * self.scale).clamp(-self.CLIP, self.CLIP)
+    def extended(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B E"]:
+        """Return states, and behind each how its first pose sees the others."""
+        each = [x[..., at : at + 7] for at in self.poses]
+        return torch.cat([x, *(seen_from(each[0], other) for other in each[1:])], -1) if each else x
+
+    def forward(self, x: Float[Tensor, "B S"]) -> Float[Tensor, "B E"]:
+        """Extend, normalise and clip a batch of states."""
+        return ((self.extended(x) - self.mean) * self.scale).clamp(-self.CLIP, self.CLIP)
 
 
 def patches(frames: UInt8[Tensor, "*B F H W C"], side: int) -> UInt8[Tensor, "*B Y X N"]:

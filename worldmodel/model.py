@@ -46,8 +46,9 @@ class WorldModel(nn.Module):
         self.register_buffer("shows", torch.tensor(shows), persistent=False)
         dtype = matmul_dtype(config.precision, self.shows.device)
         d, h = config.latent, config.width
-        self.normaliser = Normaliser(self.state_size)
-        self.encoder = Encoder(self.senses, config, dtype)
+        self.normaliser = Normaliser(self.state_size, config.poses)
+        state = {STATE_KEY: tuple(self.normaliser.mean.shape)} if STATE_KEY in self.senses else {}
+        self.encoder = Encoder(self.senses | state, config, dtype)
         self.trunk = nn.Sequential(NormedLinear(d + points, h, dtype=dtype), NormedLinear(h, h, dtype=dtype))
         self.next = NormedLinear(h, d, dtype=dtype, group=config.group)
         self.outcome = Linear(h, config.bins + 1, dtype=dtype, zero=True)

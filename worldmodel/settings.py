@@ -55,7 +55,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the nets, `precision` of matrix products (auto, bf16, fp32), `encoder` by its name in the registry."""
+    """Sizes of the nets, `precision` of matrix products (auto, bf16, fp32), `encoder` by its name in the registry.
+
+    `poses`: where in the state poses begin (place, quaternion); all but the first are given as it sees them, too
+    (`worldmodel.encoder.seen_from`).
+    """
 
     latent: int = ranged(128, low=1, high=2**14)
     group: int = ranged(8, low=1, high=2**14)
@@ -64,12 +68,15 @@ class ModelConfig:
     value_heads: int = ranged(2, low=1, high=64)
     precision: str = "auto"
     encoder: str = "default"
+    poses: tuple[int, ...] = ()
     token: TokenConfig = field(default_factory=TokenConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
 
     def __post_init__(self):
         check_ranges("model.", self)
         registry.check("encoder", self.encoder, "model.encoder")
+        if len(self.poses) == 1 or any(place < 0 for place in self.poses):
+            raise UserError(f"model.poses={list(self.poses)}: where in the state two or more poses begin, or none")
         if self.latent % self.group:
             raise UserError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
         if self.precision not in ("auto", "bf16", "fp32"):

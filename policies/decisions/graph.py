@@ -191,7 +191,7 @@ class Explainer:
         own = STATE_KEY in model.senses
         others = [i for i, key in enumerate(keys) if key != STATE_KEY]
         state = ready.values[STATE_KEY][0] if own else features.new_zeros(0)
-        usual = model.normaliser.mean if own else state
+        usual = model.normaliser.mean[: model.state_size] if own else state
         size, width = len(state), features.shape[-1]
         given = torch.cat([state, *(features[i] for i in others)])
         mean = torch.cat([usual, *(self.usual.features[i] for i in others)])

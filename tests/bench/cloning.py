@@ -4,9 +4,8 @@ Evaluated as by `semagram-eval`:
 
     python tests/bench/cloning.py <dataset> so101-pick-lift <seeds> <updates> [turns] [copies=0] [other keys]
 
-The keys are those of `semagram-train data=`, whose copies it learns from. `turns`: besides the state, it gets the
-object's place as seen from the hand, and cosine and sine of 1, 2, 4 times the angles by which the object is turned
-about the vertical, from the hand and from the direction in which it lies (Tancik et al. 2020, arXiv 2006.10739).
+The keys are those of `semagram-train data=`, whose copies it learns from. `turns`: besides the state, it gets what the
+hand sees of the object (`worldmodel.encoder.seen_from`).
 """
 
 import copy
@@ -26,6 +25,7 @@ from configs.schema import TrainConfig
 from configs.train import composed_or_refused
 from envs.make import make_vector
 from policies.training.rollouts import HELD_S, evaluation_seeds
+from worldmodel.encoder import seen_from
 from worldmodel.senses import STATE_KEY
 from worldmodel.strict import build
 
@@ -40,25 +40,9 @@ def turned(labels: list[str]) -> Features:
     hand, thing = ([labels.index(f"{part}_pose[{i}]") for i in range(7)] for part in ("end_effector", "object"))
 
     def features(state: Float[Tensor, "B S"]) -> Float[Tensor, "B F"]:
-        place, ours, its = state[:, thing[:3]], rotation(state[:, hand[3:]]), rotation(state[:, thing[3:]])
-        seen, between = ours.mT @ (place - state[:, hand[:3]])[:, :, None], ours.mT @ its
-        angles = between[:, 1, 0].atan2(between[:, 0, 0]), its[:, 1, 0].atan2(its[:, 0, 0])
-        lies = place[:, 1].atan2(place[:, 0])
-        turns = torch.stack([k * angle for angle in (angles[0], angles[1] - lies) for k in (1, 2, 4)], 1)
-        return torch.cat([state, seen[:, :, 0], turns.cos(), turns.sin()], 1)
+        return torch.cat([state, seen_from(state[:, hand], state[:, thing])], 1)
 
     return features
-
-
-def rotation(q: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3 3"]:
-    """Return the rotation matrices of unit quaternions (w, x, y, z)."""
-    w, x, y, z = q.T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 def cloned(x: Float[Tensor, "N F"], y: Float[Tensor, "N A"], seed: int, updates: int) -> nn.Module:
