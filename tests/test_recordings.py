@@ -22,7 +22,7 @@ from envs.arm import known, labels
 from envs.make import STATE_ALONE, make
 from envs.settings import TaskConfig
 from envs.state_estimator import StateEstimator
-from policies.storage.checkpoint import newest, read_tensors
+from policies.storage.checkpoint import find_checkpoint, newest, read_spec, read_tensors
 from policies.tokens.curves import Curve
 from policies.training.offline import OfflineTrainer
 from robot.checking import check
@@ -148,13 +148,42 @@ def test_copies_of_an_episode_are_scenes_that_the_arm_could_be_in_and_lead_back_
     estimator.close()
 
 
+def test_what_the_hand_holds_goes_along_when_a_copy_strays_and_then_the_arm_strays_farther():
+    task = TaskConfig("so101-pick-lift")
+    estimator = StateEstimator(task)
+    estimator.lay_out(0)
+    names = labels(known(scene.components(task.name), "full"))
+    at = {part: [i for i, name in enumerate(names) if name.startswith(part)] for part in (*PARTS, "grasp_state")}
+    begun, ended = np.array([0.0, -0.6, 0.6, 0.9, 0.2, 0.3]), np.array([0.0, -1.0, 0.6, 0.9, 0.2, 0.1])
+    joints = begun + np.clip((np.arange(120)[:, None] - 60) / 30, 0, 1) * (ended - begun)
+    state = np.zeros((120, len(names)))
+    state[:, at["joint_positions"]] = joints
+    state[:, at["end_effector_pose"]] = [estimator.hand(each) for each in joints]
+    state[:, at["object_pose"]] = state[:, at["end_effector_pose"]]
+    state[:, at["grasp_state"]] = (np.arange(120) > 55)[:, None]
+    held = state[:, at["object_pose"][2]] > state[:, at["object_pose"][2]].min() + 0.008
+    assert 20 < held.sum() < 70
+    made, off, apart = Nearby(names, estimator, 30.0, Curve.of(1, 1, 0, 6)), [], []
+    for seed in range(5):
+        copy = made.copy(state, joints[:-1], joints[1:], np.random.default_rng(seed))[0].numpy()
+        hand, thing = copy[:, at["end_effector_pose"]], copy[:, at["object_pose"]]
+        apart.append(np.linalg.norm(thing[:, :3] - hand[:, :3], axis=1))
+        bent = turned(hand[:, 3:]).transpose(0, 2, 1) @ turned(thing[:, 3:])
+        np.testing.assert_allclose(bent[held], np.eye(3)[None].repeat(held.sum(), 0), atol=1e-5)
+        np.testing.assert_allclose(copy[:, at["object_offset"]], thing[:, :3] - hand[:, :3], atol=1e-6)
+        off.append(np.abs(copy[:, at["joint_positions"][1:5]] - joints[:, 1:5]).mean(1))
+    assert np.max(np.array(apart)[:, held]) < 1e-6 < np.mean(np.array(apart)[:, ~held])
+    assert np.mean(np.array(off)[:, -30:]) > 2.5 * np.mean(np.array(off)[:, :55]) > 0
+    estimator.close()
+
+
 def test_an_arm_that_rests_where_the_task_is_done_goes_on_resting(folder):
     whole = as_recordings(TASK, SENSES, [str(folder)], 1).shown
     told = recorded(_config(folder, copies=2), SENSES)
     for each in told.shown:
         plain = next(other for other in whole if other.episode.number == each.episode.number)
         more = len(each.action) - len(plain.action)
-        assert more == 21 and (each.action[-more:] == 0).all() and (each.reward[-more:] == each.reward[-1]).all()
+        assert more == 45 and (each.action[-more:] == 0).all() and (each.reward[-more:] == each.reward[-1]).all()
         assert len(each.observation) == len(each.action) + 1 == len(each.before) + 1
     assert len(told.nearby) == 2 * len(told.shown)
 
@@ -175,6 +204,9 @@ def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys
     assert (whole["episodes_recorded"], whole["episodes_held_out"], whole["updates"]) == (3, 1, 24)
     assert 0 < whole["held_out_action_error"] < 1 and 0 <= whole["held_out_value_auc"] <= 1
     assert whole["task"] == "so101-touch" and (tmp_path / "whole" / "held_out.png").stat().st_size > 10_000
+    names = labels(known(scene.components(TASK.name), "full"))
+    poses = read_spec(find_checkpoint(tmp_path / "whole")).model.poses
+    assert [names[at] for at in poses] == ["end_effector_pose[0]", "object_pose[0]"]
     tiny(toys, folder, tmp_path / "parts", "steps=9")
     again = train([f"resume={tmp_path / 'parts'}", "steps=24"])
     one, _ = tensors(tmp_path / "whole")

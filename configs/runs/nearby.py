@@ -3,13 +3,15 @@
 A few dozen demonstrations show few places of things, and, where nobody errs, never how an error is undone. The scene is
 the same physics when turned about the vertical axis of the first joint. And from joints a little off, the same absolute
 targets lead back: labels as in Laskey et al. 2017 (DART, arXiv 1703.09327), of disturbances that are computed from the
-arm's kinematics, not acted out. What the hand touches stays where it was recorded.
+arm's kinematics, not acted out. What the hand holds above the ground moves with it; what it only touches stays where it
+was recorded.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,15 +19,21 @@ from torch import Tensor
 
 from envs.state_estimator import StateEstimator
 from policies.tokens.curves import Curve
-from sim.so101.joints import Targets
+from sim.so101.joints import TURNS, Targets
 
 OFF_RAD = 0.01
 """Standard deviation of the joints from their path, in the mean of the copies."""
 DRIFT_S, RETURN_S = 0.3, 0.13
 """How fast the deviation changes, and how fast the imitated action undoes it: time constants."""
+HELD, HELD_S = 5.0, 0.5
+"""How many times farther off the arm is with something in its hand, and in how many seconds it gets there. A policy
+holds still only where it has seen what to do against drifting away."""
+LIFTED_M = 0.008
+"""How far above its lowest place a thing that is grasped counts as held."""
 KEPT_RAD = 0.02
 """How far from the ends of the first joint's range turned episodes stay."""
 PAN, HAND, ANGLES, SPEEDS = "joint_positions[0]", "end_effector_pose", "joint_positions", "joint_velocities"
+THING, GRASP = "object_pose", "grasp_state"
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,10 @@ class Nearby:
 
         `before`, `goals` (T, 6), K = T + 1: joint targets in rad before and after each step.
         """
-        targets, off = self.targets, self._drift(len(state), rng)
-        moved = self._moved(state, off)
+        targets, held = self.targets, self._held(state)
+        off = self._drift(len(state), rng)
+        off[:, : len(TURNS)] *= 1 + (HELD - 1) * _recent(held, round(HELD_S * self.hz))[:, None]
+        moved = self._moved(state, off, held)
         pan = np.concatenate([before[:, 0], goals[:, 0], moved[:, self.labels.index(PAN)]])
         axis, sign = self.estimator.first_axis
         least, most = targets.low[0] + KEPT_RAD - pan.min(), targets.high[0] - KEPT_RAD - pan.max()
@@ -78,19 +88,33 @@ class Nearby:
         variance = (1 - keep) ** 4 * (1 + keep**2) / (1 - keep**2) ** 3
         return noise[run_in:] * (OFF_RAD * rng.uniform(0, 2) / math.sqrt(variance))
 
-    def _moved(self, state: np.ndarray, off: np.ndarray) -> np.ndarray:
-        """Return the states with the joints that far off: their angles and speeds, the hand's pose, offsets from it."""
+    def _held(self, state: np.ndarray) -> np.ndarray:
+        """Return (K,) whether the hand holds something above the ground."""
+        thing, grasp = self._at(THING), self._at(GRASP)
+        if not (thing and grasp):
+            return np.zeros(len(state), bool)
+        height = state[:, thing[2]]
+        return (state[:, grasp[0]] > 0.5) & (height > height.min() + LIFTED_M)
+
+    def _moved(self, state: np.ndarray, off: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Return the states with the joints that far off: their angles and speeds, the poses of the hand and of what it
+        holds, offsets between them."""
         moved, hand = state.copy(), self._at(HAND)
-        joints = self._at(ANGLES)
+        joints, thing = self._at(ANGLES), self._at(THING)
         moved[:, joints] += off
         moved[:, self._at(SPEEDS)] += np.gradient(off, axis=0) * self.hz
         for at, (was, now) in enumerate(zip(state[:, joints], moved[:, joints], strict=True)):
             there = self.estimator.hand(was)
-            moved[at, hand] += _nearest(self.estimator.hand(now), there) - there
+            here = _nearest(self.estimator.hand(now), there)
+            moved[at, hand] += here - there
+            if held[at]:
+                moved[at, thing] = _carried(state[at, thing], there, here)
         moved[:, hand[3:]] /= np.linalg.norm(moved[:, hand[3:]], axis=1, keepdims=True)
         for part in ("object_offset", "target_offset"):
             if place := self._at(part):
                 moved[:, place] -= moved[:, hand[:3]] - state[:, hand[:3]]
+                if part == "object_offset":
+                    moved[:, place] += moved[:, thing[:3]] - state[:, thing[:3]]
         return moved
 
     def _turned(self, state: np.ndarray, turn: float, axis: np.ndarray, sign: float) -> np.ndarray:
@@ -118,6 +142,21 @@ class Nearby:
 
 def _actions(targets: Targets, before: np.ndarray, goals: np.ndarray) -> np.ndarray:
     return np.stack([targets.action(last, goal) for last, goal in zip(before, goals, strict=True)])
+
+
+def _recent(held: np.ndarray, count: int) -> np.ndarray:
+    """Return (K,) the share of the last `count` steps in which something was held, and 0 where nothing is."""
+    return held * np.convolve(held, np.full(count, 1 / count))[: len(held)]
+
+
+def _carried(thing: np.ndarray, there: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Return the pose (7,) of a thing that a hand took along from one pose (7,) to another."""
+    back, turn, place, orientation = np.zeros(4), np.zeros(4), np.zeros(3), np.zeros(4)
+    mujoco.mju_negQuat(back, there[3:])
+    mujoco.mju_mulQuat(turn, here[3:], back)
+    mujoco.mju_rotVecQuat(place, thing[:3] - there[:3], turn)
+    mujoco.mju_mulQuat(orientation, turn, thing[3:])
+    return _nearest(np.concatenate([here[:3] + place, orientation]), thing)
 
 
 def _nearest(pose: np.ndarray, to: np.ndarray) -> np.ndarray:

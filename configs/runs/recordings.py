@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.reporting import say
-from configs.runs.nearby import Nearby
+from configs.runs.nearby import HAND, Nearby
 from configs.schema import TrainConfig
 from envs.arm import LAG, known, labels
 from envs.settings import ARM_TASKS, OWN, SOLVED, TaskConfig
@@ -35,11 +35,12 @@ ALONE = "so101-move"
 """The task that stands for the arm itself, where a recording does not say which of the simulated tasks it shows."""
 LOOKS = 25
 """How often a run on recordings alone looks at the episodes held out, unless set otherwise."""
-LEASH = 100.0
-"""How near a search stays to the policy (`planner.anchor`) unless set otherwise: what nobody did has no value."""
+LEASH, ENCODER_LR = 100.0, 1.0
+"""How near a search stays to the policy (`planner.anchor`) unless set otherwise, as what nobody did has no value; and
+the factor on the encoder's learning rate: where actions are imitated, no value has to settle first."""
 TOKEN_S = 1 / 30
 """How long a token lasts unless set otherwise, in seconds."""
-HOLD_S, REST_RAD_S = 0.7, 0.1
+HOLD_S, REST_RAD_S = 1.5, 0.1
 """For how long an arm that rests at a successful episode's end is taken to stay there; the joints' speeds at rest."""
 
 
@@ -85,10 +86,17 @@ def adapted(keys: dict, given: Collection[str]) -> dict:
         filled["evaluation"] = keys["evaluation"] | {"every": max(1, keys["steps"] // LOOKS)}
     if "planner.anchor" not in given:
         filled["planner"] = keys["planner"] | {"anchor": LEASH}
+    if not online and "learning.encoder_lr_scale" not in given:
+        filled["learning"] = keys["learning"] | {"encoder_lr_scale": ENCODER_LR}
+    if whole and own["state"] == FULL and "model.poses" not in given:
+        names = features[SCENE]["names"]
+        poses = [at for at, name in enumerate(names) if name.endswith("_pose[0]")]
+        hand_first = sorted(poses, key=lambda at: names[at] != f"{HAND}[0]")
+        filled["model"] = keys["model"] | {"poses": hand_first if len(poses) > 1 else []}
     if not any(name.startswith(("token", "model.token")) for name in given):
         joined = own.get("control") != ABSOLUTE
         token = {"length": max(1, round(TOKEN_S * fps)), "control_points": 2, "degree": 1, "joined": joined}
-        filled["model"] = keys["model"] | {"token": token if token["length"] > 1 else keys["model"]["token"]}
+        filled["model"] = filled["model"] | {"token": token if token["length"] > 1 else keys["model"]["token"]}
     return filled
 
 
