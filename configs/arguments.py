@@ -235,4 +235,6 @@ def _no_choice(group: str, value: str) -> str:
             return in_one_line(missing)
     if group in ("hydra/launcher", "hydra/sweeper") and value in EXTRAS:
         return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
-    return f"{group}={value}: one of {', '.join(choices(group))}"
+    if not (known := choices(group)):
+        return f"{group}={value}: there is no such choice"
+    return f"{group}={value}: one of {', '.join(known)}"

@@ -126,7 +126,11 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
                 env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        close = difflib.get_close_matches(task.id, gymnasium.registry, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
+        module, _, name = task.id.rpartition(":")
+        if module and isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise UserError(f"task.id={task.id}: no module {module}; its folder belongs on PYTHONPATH") from error
+        close = difflib.get_close_matches(name, gymnasium.registry, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
+        close = [f"{module}:{each}" if module and ":" not in each else each for each in close]
         why = f"no such environment is installed ({in_one_line(error)}); close to it: {', '.join(close)}"
         raise UserError(f"task.id={task.id}: {why}") from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:

@@ -155,9 +155,13 @@ class Planner:
 
         plan = self.algorithm(replace(self.search, step=step), root, warm_start, noise, config, late)
         count, size = len(root), self.model.points
-        if not isinstance(plan, Plan) or plan.tokens.shape[1:] != (count, size) or plan.std.shape != plan.tokens.shape:
-            found = tuple(plan.tokens.shape) if isinstance(plan, Plan) else type(plan).__name__
-            raise UserError(f"planner.algorithm={config.algorithm}: {found}; a Plan of tokens (T, {count}, {size})")
+        shapes = [getattr(getattr(plan, part, None), "shape", ()) for part in ("tokens", "std")]
+        if not isinstance(plan, Plan) or shapes[0][1:] != (count, size) or shapes[1] != shapes[0]:
+            found = (
+                f"tokens {tuple(shapes[0])}, std {tuple(shapes[1])}" if isinstance(plan, Plan) else type(plan).__name__
+            )
+            wanted = f"a Plan of tokens (T, {count}, {size}) and their std of the same shape"
+            raise UserError(f"planner.algorithm={config.algorithm}: {found}; {wanted}")
         if not bool(torch.isfinite(plan.tokens).all() and torch.isfinite(plan.std).all()):
             raise PlanFault(f"planner.algorithm={config.algorithm}: its plan is not finite")
         return replace(plan, model_calls=calls // count)

@@ -37,6 +37,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 """For each kind, the names that need no registration."""
 TAKEN = {"loss": ("agreement", "consistency", "continue", "contrast", "nan", "policy", "reward", "value")}
 """Names that would be taken for something else: a loss has the column `loss_<name>` in metrics.csv."""
+CALLED = ("loss", "planner", "sampler", "tool")
+"""Kinds that are called for their result, where a class would make an object instead."""
 loaded: list[str] = []
 """The modules that `load` imported, which a process that makes environments imports, too."""
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
@@ -53,6 +55,9 @@ def register[T: Callable](kind: str, name: str, own: T | None = None) -> Any:
         raise UserError(f"register({kind!r}, {name!r}): {own!r} cannot be called")
 
     def known(function: T) -> T:
+        if kind in CALLED and isinstance(function, type):
+            what = f"{function.__name__} is a class; a function, or an instance of it with __call__"
+            raise UserError(f"register({kind!r}, {name!r}): {what}")
         _registered[kind][name] = function
         return function
 
