@@ -78,6 +78,7 @@ class Command:
         import hydra
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
 
         from configs.arguments import check_groups, explain, opened
         from configs.reporting import TRACEBACK, fail, refuse, unread
@@ -92,6 +93,8 @@ class Command:
                 hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
         except (HydraException, OmegaConfBaseException) as error:
             refuse(explain(error, self.name))
+        except YAMLError as error:  # of a file under --config-dir
+            refuse(f"not YAML: {' '.join(str(error).split())}")
         except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
             fail(error)
 

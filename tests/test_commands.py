@@ -286,6 +286,9 @@ def test_a_recipe_of_ones_own_is_found(command, tmp_path):
     (tmp_path / "my" / "recipe" / "mine.yaml").write_text(text)
     _, shown, err = command("train", "recipe=mine", "--config-dir", "my", "--cfg", "job")
     assert "steps: 77" in shown and "name: walker-run" in shown, err
+    (tmp_path / "my" / "recipe" / "mine.yaml").write_text("steps: [1\nseed: 2\n")
+    code, shown, err = command("train", "recipe=mine", "--config-dir", "my")
+    assert (code, shown) == (2, "") and re.fullmatch(r"semagram: not YAML: .* in \".*mine.yaml\", line 2, .*\n", err)
 
 
 def test_it_says_its_own_version_and_which_code_that_is(monkeypatch, capsys):
