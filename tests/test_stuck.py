@@ -15,7 +15,7 @@ from envs.make import make
 from envs.quantities import simulation
 from envs.settings import FaultConfig, TaskConfig
 from envs.wrappers import CHANGED
-from policies import uses
+from policies import cases
 from policies.alarms import FILE, Alarms, Band
 from policies.guidance.storage import sum_of_model
 from policies.storage.folders import FolderError
@@ -61,10 +61,10 @@ def test_an_evaluation_with_the_ladder_tells_its_steps_and_needs_alarms(checkpoi
     assert {step["episode"] for step in found["ladder"]} == {0, 1}
     assert found["ladder"][0]["rung"] == "identify" and "does not answer" in found["ladder"][0]["why"]
     without = Evaluation.begin(build(EvaluateConfig, plain | {"ladder": False})).run(tmp_path / "without")
-    assert without["ladder"] is None and not (checkpoint / uses.FILE).exists()
+    assert without["ladder"] is None and not (checkpoint / cases.FILE).exists()
     registry.load(["docs/examples/own_tool.py"])
     Evaluation.begin(build(EvaluateConfig, plain | {"tools": ["paint"]})).run(tmp_path / "tools")
-    assert uses.Uses.kept(checkpoint).all == {} and (checkpoint / uses.FILE).exists()  # only a surprise: none used
+    assert cases.Uses.kept(checkpoint).all == {} and (checkpoint / cases.FILE).exists()  # only a surprise: none used
     with pytest.raises(UserError, match="calibrate=80: without ladder=true"):
         build(EvaluateConfig, plain | {"calibrate": 80})
 
