@@ -206,7 +206,9 @@ def check_groups(name: str, arguments: Sequence[str]) -> None:
 
 
 def explain(error: Exception, name: str) -> str:
-    """Condense an error of Hydra's or OmegaConf's about the command `name` into one line, with the valid choices."""
+    """Condense an error in composing the command `name` into one line, with the valid choices."""
+    from yaml import YAMLError
+
     if key := getattr(error, "full_key", None):  # from a value that interpolates others
         return f"{key}: {str(error).splitlines()[0]}"
     text = str(error)
@@ -217,6 +219,8 @@ def explain(error: Exception, name: str) -> str:
     if found := re.search(r"Could not find '(.+)/([^'/]*)'", text):
         return _no_choice(*found.groups())
     line, argument = in_one_line(error).partition(" See https://")[0], getattr(error, "override", None) or ""
+    if isinstance(error, YAMLError):  # of a file under --config-dir
+        line = f"not YAML: {line}"
     key = argument.partition("=")[0].lstrip("+~")
     if re.fullmatch(r"[\w.]+", key) and key not in {*keys(name), *GROUPS} and not key.startswith("hydra."):
         return unknown(key, list(keys(name)))

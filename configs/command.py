@@ -91,10 +91,8 @@ class Command:
             sys.argv[1:] = opened(words)
             with stoppable(words), unread(quiet=not os.environ.get(TRACEBACK)):
                 hydra.main(version_base="1.3", config_path=str(HOME / "configs"), config_name=self.name)(self._begin)()
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             refuse(explain(error, self.name))
-        except YAMLError as error:  # of a file under --config-dir
-            refuse(f"not YAML: {' '.join(str(error).split())}")
         except Exception as error:  # of Hydra, which creates the run folder, or of a sweep's member
             fail(error)
 

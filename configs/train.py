@@ -47,10 +47,11 @@ def composed_or_refused(name: str, arguments: Sequence[str]) -> dict:
     """Return the config of the command `name` with these arguments. Raises ConfigError for a wrong key or value."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         return composed(name, list(arguments))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(explain(error, name)) from error
 
 
