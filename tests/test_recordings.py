@@ -216,7 +216,13 @@ def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys
     judged = command(
         "evaluate", f"checkpoint={tmp_path / 'whole'}", f"data={folder}", f"hydra.run.dir={tmp_path / 'e'}"
     )
-    assert json.loads(judged[1].splitlines()[-1])["episodes_held_out"] == 3
+    found = json.loads(judged[1].splitlines()[-1])
+    assert found["episodes_held_out"] == 1 and found["held_out_action_error"] == whole["held_out_action_error"]
+    shutil.copytree(folder, tmp_path / "other")
+    judged = ("evaluate", f"checkpoint={tmp_path / 'whole'}", f"hydra.run.dir={tmp_path / 'e'}")
+    assert json.loads(command(*judged, f"data={tmp_path / 'other'}")[1].splitlines()[-1])["episodes_held_out"] == 3
+    refused = command(*judged, f"data=[{tmp_path / 'other'},{folder}]")
+    assert refused[0] == 2 and f"data={folder}: {tmp_path / 'whole'} learned from it" in refused[2]
     lived = ("evaluate", f"checkpoint={tmp_path / 'whole'}", "task=so101-touch", "episodes=1", "planner.samples=4")
     few = ("planner.elites=2", "planner.policy_samples=1", f"hydra.run.dir={tmp_path / 'f'}")
     found = json.loads(command(*lived, *few)[1].splitlines()[-1])

@@ -93,10 +93,11 @@ class Evaluation:
     def _on_recordings(self, folder: Path) -> dict:
         """Tell how near the policy comes to recordings (`data=`), and what the value foretells there. Nothing moves."""
         from configs.runs.held_out import HeldOut
-        from configs.runs.recordings import as_recordings
+        from configs.runs.recordings import as_recordings, unseen
 
         config, model, task = self.config, self.loaded.agent.model, self.loaded.task
         own = as_recordings(task, model.senses, config.data, config.cache_gb)
+        own = unseen(own, config.data, self.loaded.path.parents[1])
         held = HeldOut.of(own, model, task.arm.control_hz)
         result = {"task": task.label, "data": list(config.data), **own.summary(), **held.figures(model)}
         result |= {"episodes_held_out": len(own.shown), "checkpoint": str(self.loaded.path)}

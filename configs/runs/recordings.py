@@ -11,6 +11,7 @@ from torch import Tensor
 
 from configs.reporting import say
 from configs.runs.nearby import HAND, Nearby
+from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from envs.arm import LAG, known, labels
 from envs.settings import ARM_TASKS, OWN, SOLVED, TaskConfig
@@ -74,7 +75,7 @@ def adapted(keys: dict, given: Collection[str]) -> dict:
     if "task.reward" not in given:
         own = own | {"reward": OWN if REWARD in features else SOLVED}
     cameras = [key.removeprefix("observation.") for key in features if is_image(key)]
-    filled = {**keys, "data": [*map(str, folders)]}
+    filled = {**keys, "data": [str(folder.absolute()) for folder in folders]}
     if "senses" not in given:
         filled["senses"] = ["state", *cameras]
     if "task.state" not in given:
@@ -176,11 +177,7 @@ def recorded(config: TrainConfig, senses: Shapes) -> Recordings:
     if wrong := [key for key in senses if key != STATE_KEY and not is_image(key)]:
         raise ConfigError(f"senses=[...,{wrong[0].removeprefix('observation.')}]: not with data=")
     whole = as_recordings(config.task, senses, config.data, config.cache_gb)
-    shown = whole.shown
-    order = np.random.default_rng([config.seed, 7]).permutation(len(shown))
-    count = min(max(round(config.held_out * len(shown)), config.held_out > 0), len(shown) - 1)
-    held = {*order[:count].tolist()}
-    kept = [each for i, each in enumerate(shown) if i not in held]
+    kept, held = apart(whole.shown, config.held_out, config.seed)
     if config.learning.value_coef and not any(each.reward.any() for each in kept):
         why = "nothing says when the task was done" if kept[0].done is None else "no episode succeeds"
         raise DatasetError(f"data=: {why}, so there is no value to learn; learning.value_coef=0 imitates alone")
@@ -189,7 +186,30 @@ def recorded(config: TrainConfig, senses: Shapes) -> Recordings:
     )
     kept = [_held_still(each, whole.targets, config.task.arm.control_hz) for each in kept]
     nearby = [] if [*senses] != [STATE_KEY] else _nearby(config, kept)  # of frames there are no copies
-    return replace(whole, shown=kept, held=[shown[i] for i in sorted(held)], nearby=nearby)
+    return replace(whole, shown=kept, held=held, nearby=nearby)
+
+
+def apart(shown: Sequence[Shown], share: float, seed: int) -> tuple[list[Shown], list[Shown]]:
+    """Return the episodes that a run learns from, and the `share` of them that it holds out, drawn by its seed."""
+    order = np.random.default_rng([seed, 7]).permutation(len(shown))
+    count = min(max(round(share * len(shown)), share > 0), len(shown) - 1)
+    held = {*order[:count].tolist()}
+    return [each for i, each in enumerate(shown) if i not in held], [shown[i] for i in sorted(held)]
+
+
+def unseen(whole: Recordings, data: Sequence[str], run: Path) -> Recordings:
+    """Return the recordings `data` without the episodes that a run learned from. Raises ConfigError.
+
+    Those of its own `data=` are told apart only as it told them apart: all of them, in their order.
+    """
+    config = RunFolder(run).config() if (run / "config.yaml").exists() else {}
+    learned = [found(name).resolve() for name in config.get("data") or () if Path(name).is_dir()]
+    asked = [found(name).resolve() for name in data]
+    held = apart(whole.shown, config["held_out"], config["seed"])[1] if asked == learned else []
+    if both := [name for name, path in zip(data, asked, strict=True) if path in learned and not held]:
+        own = f", or data=[{','.join(map(str, learned))}] for what it held out" if config["held_out"] else ""
+        raise ConfigError(f"data={both[0]}: {run} learned from it; give it new recordings{own}")
+    return replace(whole, shown=held or whole.shown)
 
 
 def _held_still(each: Shown, targets: Targets, hz: float) -> Shown:
