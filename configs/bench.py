@@ -96,11 +96,9 @@ def _workers(config: BenchConfig) -> int:
 
 def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
     """Write the table, the curves and the rows of the runs that are finished. Returns the summary."""
-    from envs.benchmark.figures import save, small_multiples
-
+    done: dict[Path, str] = {}
     rows: list[results.Result] = []
     failed: dict[str, str] = {}
-    curves: dict[str, list[results.LearningCurve]] = {}
     for path, task in runs.items():
         try:
             result = results.run_of(path, folder.name)
@@ -111,15 +109,26 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
             failed[path.name] = last_line(path / "log.txt")
             continue
         rows.append(result)
-        curves.setdefault(task, []).append(results.read_curve(path / "metrics.csv"))
+        done[path] = task
     for name, why in failed.items():
         say(f"{name}: {why}")
     if rows:
         results.write(folder / "results.csv", rows)
         replace_file(folder / "table.md", (table.document(rows) + "\n").encode())
-        save(folder / "curves.png", small_multiples(curves))
+        _draw(folder, done)
         say(table.document(rows))
     return {"suite": config.suite, **table.summary(rows, folder.name), "failed": failed, "out": str(folder)}
+
+
+def _draw(folder: Path, runs: dict[Path, str]) -> None:
+    """Draw the learning curves of runs, by their tasks, in the folder's curves.png."""
+    from envs.benchmark.figures import save, small_multiples
+
+    curves: dict[str, list[results.LearningCurve]] = {}
+    for path, task in [each for each in runs.items() if (each[0] / "metrics.csv").exists()]:
+        curves.setdefault(task, []).append(results.read_curve(path / "metrics.csv"))
+    if curves:
+        save(folder / "curves.png", small_multiples(curves))
 
 
 def _check_alike(runs: list[Path]) -> None:
@@ -137,11 +146,16 @@ def _check_alike(runs: list[Path]) -> None:
 
 
 def tabulate(config: BenchConfig) -> dict:
-    """Make the table of runs, in `readme` or on stderr; return the summary of `agent`. Raises UserError."""
+    """Make the table of runs, in `readme` or on stderr; return the summary of `agent`. Raises UserError.
+
+    In a folder of runs it leaves their learning curves.
+    """
     paths = [config.table] if isinstance(config.table, str) else config.table
     for path in map(Path, paths):
         if path.is_dir():
-            _check_alike([summary.parent for summary in results.summaries(path)])
+            runs = {summary.parent: results.run_of(summary.parent, "") for summary in results.summaries(path)}
+            _check_alike([*runs])
+            _draw(path, {run: result.task for run, result in runs.items() if result})
     rows = table.chosen(paths)
     names, agent = table.agents(rows), config.agent
     if agent not in names:
