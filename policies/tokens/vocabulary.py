@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from reprlib import repr as short
 
@@ -150,8 +151,9 @@ def kind(token: Token) -> str:
 
 
 def text(sentence: Iterable[Token]) -> str:
-    """Format a sentence as one line, e.g. move(0.4 s) · grip(close) · move(0.8 s) · stop."""
-    return " · ".join(str(token) for token in sentence)
+    """Format a sentence as one line, e.g. 2 × move(0.4 s) · grip(close) · move(0.8 s) · stop."""
+    alike = [(name, len([*group])) for name, group in groupby(map(str, sentence))]
+    return " · ".join(f"{count} × {name}" if count > 1 else name for name, count in alike)
 
 
 def checked(sentence: Iterable[Token]) -> Sentence:
