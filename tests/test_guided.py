@@ -326,7 +326,7 @@ def test_what_cannot_be_trained_under_is_refused_before_anything_is_written(run,
     for words, why in (
         ((f"guidance={compiled(0, 1, 'height')}",), r"guidance: height: no quantity here; there are state\[0\]"),
         ((f"guidance={tmp_path / 'none'}",), "no such folder"),
-        ((f"init={run}", "model.latent=32"), r"init=.*: its model is "),
+        ((f"init={run}", "model.latent=32"), r"init=.*\(model.latent \d+, here 32\)"),
         ((f"init={tmp_path / 'none'}",), "no such folder"),
     ):
         with pytest.raises(UserError, match=why):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from configs.reporting import say
 from configs.runs.loading import Machine, prepare
+from configs.runs.run_folder import leaves
 from configs.schema import TrainConfig
 from envs.make import ENDLESS, STATE_ALONE, make_vector
 from policies.agent import Agent
@@ -32,6 +33,10 @@ from worldmodel.strict import ConfigError
 
 if TYPE_CHECKING:
     from configs.runs.recordings import Recordings
+
+
+SHAPES = ("senses", "action_size", "model")
+"""What a checkpoint's weights depend on."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,10 @@ def begin_with(parts: Parts, init: str) -> None:
     """Take a checkpoint's weights and, if it can be rewarded anew, its replay. Raises ConfigError, FolderError."""
     path = find_checkpoint(Path(init), "init")
     spec, own, learner = read_spec(path), parts.spec(), parts.trainer.learner
-    for name in ("senses", "action_size", "model"):
-        if getattr(spec, name) != getattr(own, name):
-            raise ConfigError(f"init={init}: its {name} is {getattr(spec, name)}, here it is {getattr(own, name)}")
+    was, now = (leaves({name: asdict(each)[name] for name in SHAPES}) for each in (spec, own))
+    if other := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
+        said = "; ".join(f"{name} {was.get(name)}, here {now.get(name)}" for name in other)
+        raise ConfigError(f"init={init}: its weights fit another task or model ({said})")
     load_into(learner.model, path)
     with torch.no_grad():
         learner.target_flat.copy_(learner.flat[learner.value_segment])
