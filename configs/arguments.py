@@ -237,8 +237,10 @@ def _no_choice(group: str, value: str) -> str:
             find(value)
         except UserError as missing:
             return in_one_line(missing)
-    if group in ("hydra/launcher", "hydra/sweeper") and value in EXTRAS:
-        return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        if value in EXTRAS:
+            return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
+        return f"{group}={value}: one of {', '.join(EXTRAS)}"
     if not (known := choices(group)):
         return f"{group}={value}: there is no such choice"
     return f"{group}={value}: one of {', '.join(known)}"

@@ -14,6 +14,7 @@ from pkgutil import resolve_name
 GYMNASIUM = re.compile(r"(?:(?<=^)|(?<=^task=)|(?<=,))(?:[\w.]+:)?[A-Za-z]\w*-v\d+(?=,|$)")
 """Ids of Gymnasium environments, in the value of an argument `task=`, or alone."""
 HOME = Path(__file__).parents[1]
+SWEEPS = ("-m", "--multirun")
 PACKAGES = {"configs", "envs", "policies", "robot", "sim", "worldmodel"}
 
 
@@ -48,7 +49,9 @@ class Command:
         Any other exception is a bug: a traceback, and exit code 1. Folders made for the run that are still empty at its
         end are removed.
         """
-        words = sys.argv[1:] = self.words(sys.argv[1:])
+        words = self.words(sys.argv[1:])
+        # Hydra reads options only where they stand together
+        words = sys.argv[1:] = [*(w for w in words if w in SWEEPS), *(w for w in words if w not in SWEEPS)]
         try:
             if {"-h", "--help"} & set(words):
                 from configs.arguments import page

@@ -82,6 +82,9 @@ def ending(error: Exception) -> Ended | None:
         return Ended(line, MISTAKE)
     if isinstance(error, OSError):
         given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
+        named = str(error.filename)
+        if by := [word for word in sys.argv[1:] if named.startswith(word.partition("=")[2] or "=")]:
+            line = f"{by[0]}: {error.strerror} ({named})"
         return Ended(line, MISTAKE if given and not isinstance(error, PASSING) else FAILED)
     ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU
     if ran_out or "can't allocate memory" in str(error):  # PyTorch's, on a CPU

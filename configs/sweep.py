@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from pkgutil import resolve_name
+from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 
 from configs.arguments import quoted
@@ -69,14 +71,37 @@ def play(name: str, folder: Path, device: object = None) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
+def check_keys(config) -> None:
+    """Check the keys of a member of a sweep, as its command will do. Raises UserError.
+
+    `config`: as Hydra composes it. What recordings or a run that is resumed say is left to the member.
+    """
+    from omegaconf import OmegaConf
+
+    from configs import commands
+    from configs.command import checked, plain
+
+    command = getattr(commands, config.hydra.job.config_name)
+    keys = plain(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
+    if command is not commands.train:
+        checked(resolve_name(command.keys), keys)
+    elif not keys["data"] and keys["resume"] in ("", "auto"):
+        checked(resolve_name("configs.schema:TrainConfig"), keys)
+
+
 def averages(done: Sequence[tuple[Sequence[str], float]]) -> list[str]:
-    """Return a line for each setting of a sweep: what differs in its arguments but for the seed, its mean return, n."""
+    """Return a line for each setting of a sweep: what differs but for the seed; mean and spread of the return, n."""
     settings = [[word for word in words if not word.startswith("seed=")] for words, _ in done]
     shared = set.intersection(*map(set, settings)) if settings else set()
     means: dict[str, list[float]] = {}
-    for words, (_, mean) in zip(settings, done, strict=True):
-        means.setdefault(" ".join(word for word in words if word not in shared) or "all runs", []).append(mean)
-    return [f"{name}: mean return {sum(each) / len(each):.1f} (n={len(each)})" for name, each in means.items()]
+    for words, (_, value) in zip(settings, done, strict=True):
+        means.setdefault(" ".join(word for word in words if word not in shared) or "all runs", []).append(value)
+    return [
+        f"{name}: mean return {mean(each):.1f}"
+        + (f", standard deviation {stdev(each):.1f}" if len(each) > 1 else "")
+        + f" (n={len(each)})"
+        for name, each in means.items()
+    ]
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def members(home):
     return pids
 
 
-def test_a_benchmark_takes_its_runs_along_when_it_ends_and_goes_on_by_the_same_command(bench, tmp_path):
+def test_a_benchmark_takes_its_runs_along_when_it_ends_and_goes_on_by_the_same_command(bench, command, tmp_path):
     first, second = (tmp_path / "out" / f"{task}-seed1" for task in TASKS)
     kill = lambda: os.kill(members(tmp_path)[first.name], signal.SIGKILL)  # noqa: E731
     with meanwhile(lambda: any(first.glob("checkpoints/0*")), kill):
@@ -90,6 +90,8 @@ def test_a_benchmark_takes_its_runs_along_when_it_ends_and_goes_on_by_the_same_c
     assert read(tmp_path / "out" / "results.csv") == sorted(results, key=lambda r: TASKS.index(r.task))
     assert made["return_mean"] == {r.task: round(r.return_mean, 2) for r in results}
     assert {"table.md", "curves.png", "results.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "curves.png").unlink()
+    assert command("bench", "table=out")[0] == 0 and (tmp_path / "out" / "curves.png").stat().st_size > 10_000
     code, made, said = bench(STEPS, "learning.batch_size=9")
     assert (code, made, said.count("\n")) == (2, "", 1)
     assert re.search(r"learning\.batch_size=9: .*-seed1 was begun with 8", said)
@@ -108,12 +110,12 @@ def test_what_a_command_starts_is_stopped_even_when_the_command_is_killed(tmp_pa
 
 
 def test_a_member_has_a_folder_of_its_own_and_one_that_fails_leaves_the_others_alone(command, tmp_path, toys):
-    words = [*toys.tiny_keys, *QUICK, "task=Pendulum-v1", "seed=-2,3", "steps=50"]
+    words = [*toys.tiny_keys, *QUICK, "task=Pendulum-v1", "seed=3", "init=none,''", "steps=50"]
     code, out, err = command("train", "-m", *words)
     assert code == 2
     assert [json.loads(line)["seed"] for line in out.splitlines()] == [3]
     assert sorted(path.name[-2:] for path in (tmp_path / "runs" / "Pendulum-v1").iterdir()) == ["-0", "-1"]
-    assert "seed=-2: from 0 to" in err and "Traceback" not in err
+    assert "init=none: no such folder" in err and "Traceback" not in err
     assert f"all runs: mean return {json.loads(out)['return_mean']:.1f} (n=1)\n" in err
 
 
@@ -142,8 +144,10 @@ def test_a_sweep_tells_the_mean_return_of_each_setting_over_its_seeds():
         for noise in ("pink", "white")
         for seed in (1, 2)
     ]
-    assert averages(done) == ["noise=pink: mean return 16.0 (n=2)", "noise=white: mean return 15.0 (n=2)"]
-    assert averages(done[:2]) == ["all runs: mean return 16.0 (n=2)"] and averages([]) == []
+    both = "mean return 16.0, standard deviation 7.1 (n=2)"
+    assert averages(done) == [f"noise=pink: {both}", f"noise=white: {both.replace('16', '15')}"]
+    assert averages(done[:2]) == [f"all runs: {both}"] and averages([]) == []
+    assert averages(done[:1]) == ["all runs: mean return 11.0 (n=1)"]
 
 
 LAUNCHERS = {"joblib": ("joblib", "hydra.launcher.n_jobs=2"), "submitit_local": ("submitit",), "ray": ("ray",)}
