@@ -16,7 +16,7 @@ from envs import suite
 from envs.benchmark import results as anchors
 from envs.benchmark import table
 from envs.benchmark.results import Result, ResultsError, read, read_curve, run_of, write
-from envs.benchmark.table import document, mean_interval, rows, stratified_interval
+from envs.benchmark.table import Row, document, field, mean_interval, published_means, rows, stratified_interval
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
@@ -130,16 +130,27 @@ def test_stratified_interval_is_narrow_where_only_tasks_differ_and_keeps_a_task_
 def test_one_task_has_one_anchor_whatever_it_is_called():
     for name in ["cup-catch", "ball_in_cup-catch", "ball-in-cup-catch", "dm_control/ball_in_cup-catch-v0"]:
         assert anchors.published(name) == {100_000: 981.2, 200_000: 976.6, 500_000: 984.7, 1_000_000: 985.8}
-        assert anchors.best(name) is None
+        assert anchors.best(name) == 981.2 == anchors.others(name)["TD-MPC2"]
     for name, (domain, task) in suite.BY_NAME.items():
         assert len({anchors.canonical(n) for n in (name, f"{domain}-{task}", f"dm_control/{domain}-{task}-v0")}) == 1
         assert anchors.scale(name) == 1000
     for other, name in suite.ALIASES.items():
         assert anchors.canonical(other) == anchors.canonical(name)
     assert anchors.canonical("point-mass-easy") == "pointmass-easy"  # as TD-MPC2 reads it
-    assert (anchors.best("cheetah-run"), anchors.scale("humanoid_CMU-run")) == (722.0, 1000)
+    assert (anchors.best("cheetah-run"), anchors.scale("humanoid_CMU-run")) == (722.4, 1000)
     assert anchors.published("finger-turn_easy")[100_000] == 488.0
     assert not any(known("Pendulum-v1") for known in (anchors.published, anchors.best, anchors.scale))
+
+
+def test_who_published_all_tasks_of_a_table_is_beside_it_and_nobody_else():
+    tasks = composed("bench", ["suite=dmc-28"])["tasks"]
+    table = [Row(task, 100_000, (1.0,), None, None, None) for task in tasks]
+    means = published_means(table)
+    assert {name: round(mean) for name, mean in means.items()}.items() >= {"DR.Q": 536, "SimbaV2 ×8": 571}.items()
+    assert "XQC" not in means and [*means.values()] == sorted(means.values(), reverse=True)
+    assert "XQC" in published_means([row for row in table if row.task in ("cheetah-run", "walker-run")])
+    assert published_means(table[:1]) == published_means([replace(table[0], env_steps=9), *table[1:]]) == {}
+    assert field([*table, Row("Pendulum-v1", 100_000, (1.0,), None, None, None)]) == ""
 
 
 # The table.

@@ -65,7 +65,7 @@ def test_a_grid_draws_each_seed_and_their_mean_and_range_over_the_steps_that_all
     np.testing.assert_allclose(mean.get_ydata()[-1], 750.0)
     assert band.get_datalim(cheetah.transData).ymax == pytest.approx(950.0)
     assert [len(named(cheetah, gid)) for gid in ("seed", "published", "best")] == [3, 1, 1]
-    assert [len(named(walker, gid)) for gid in ("seed", "published", "best")] == [1, 1, 0]
+    assert [len(named(walker, gid)) for gid in ("seed", "published", "best")] == [1, 1, 1]
     (axes,) = figures.small_multiples({"walker-walk": [curve(100_000), curve(40_000)]}).axes
     (mean,) = named(axes, "mean")
     assert mean.get_xdata()[-1] == 40_000

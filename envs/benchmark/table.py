@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from envs.benchmark.results import BEST_AT, Result, best, published, read, scale
+from envs.benchmark.results import BEST_AT, COSTS, Result, best, others, published, read, scale
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
@@ -133,7 +133,10 @@ def document(results: Sequence[Result]) -> str:
     names, parts = agents(results), []
     for name in names:
         heading = f"**{name}**\n\n" if len(names) > 1 else ""
-        parts.append(f"{heading}{markdown(rows(results, name))}\n\n{_caption(results, name)}")
+        table = rows(results, name)
+        parts.append(f"{heading}{markdown(table)}\n\n{_caption(results, name)}")
+        if lines := field(table):
+            parts.append(lines)
     if len(names) > 1 and (shared := common(results)):
         parts.append(comparison(shared))
     return "\n\n".join(parts)
@@ -169,6 +172,28 @@ def markdown(table: Sequence[Row]) -> str:
         lines.append(["interquartile mean", "", all_runs.show("{:.3f}".format), *[""] * (len(head) - 3)])
     shown = [any(line[place] != NONE for line in lines[: len(table)] or [head]) for place in range(len(head))]
     return _table([*compress(head, shown)], [[*compress(line, shown)] for line in lines])
+
+
+def field(table: Sequence[Row]) -> str:
+    """Return a line on who has published all tasks of a table at its steps: means of them, and the cost; or nothing."""
+    if not (means := published_means(table)):
+        return ""
+    costs = {name: f", {COSTS[name]:g} GFLOP" for name in means if name in COSTS}
+    said = "; ".join(f"{name} {mean:.0f}{costs.get(name, '')}" for name, mean in means.items())
+    return (
+        f"Published means of these {len(table)} tasks: {said}. ×: updates a control step, where not one; GFLOP: of a "
+        "decision, where counted."
+    )
+
+
+def published_means(table: Sequence[Row]) -> dict[str, float]:
+    """Return the mean of the tasks of a table by those who have published them all at BEST_AT steps, highest first."""
+    if len(table) < 2 or any(row.env_steps != BEST_AT for row in table):
+        return {}
+    known = [others(row.task) for row in table]
+    shared = [name for name in known[0] if all(name in each for each in known)]
+    means = {name: float(np.mean([each[name] for each in known])) for name in shared}
+    return dict(sorted(means.items(), key=lambda pair: -pair[1]))
 
 
 def common(results: Sequence[Result]) -> list[Result]:
