@@ -38,12 +38,12 @@ class SteadyCamera(Camera):
         self._name, self._inner, self._say = name, inner, say
         self._lost, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._open = False
+        self._closed.set()
 
     @property
     def is_connected(self) -> bool:
         """Whether it was connected and not disconnected since, even if the inner camera is lost."""
-        return self._open
+        return not self._closed.is_set()
 
     @staticmethod
     def find_cameras() -> list[dict]:
@@ -56,7 +56,6 @@ class SteadyCamera(Camera):
         self.width, self.height = self._inner.width, self._inner.height
         self._closed.clear()
         self._lost.clear()
-        self._open = True
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
         """Return the newest frame (height, width, 3) uint8; black if there is none that is recent enough."""
@@ -76,7 +75,6 @@ class SteadyCamera(Camera):
     def disconnect(self) -> None:
         """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""
         self._closed.set()
-        self._open = False
         if self._thread is not None:
             self._thread.join(LEAVE_S)
             if self._thread.is_alive():

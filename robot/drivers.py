@@ -220,7 +220,7 @@ class PlanFollower(Driver):
         asker: Asker | None = None,
         backs_off: bool = False,
     ):
-        self._estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
+        self.estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
         self._say, self._asker, self._backs_off = say, asker, backs_off
         self.rungs, self._episode = list[dict](), -2
@@ -229,7 +229,7 @@ class PlanFollower(Driver):
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode: the first plan is yet to be requested, from rest."""
-        self._track = TokenTrack(self._estimator.targets, self._hz)
+        self._track = TokenTrack(self.estimator.targets, self._hz)
         self._episode, self._frame = self._episode + 1, 0  # of the next control step
         self._late = -1  # control steps since the next curve was due; -1: not due
         self._asked: float | None = None  # when the pending question of this episode was
@@ -269,7 +269,7 @@ class PlanFollower(Driver):
     def follow(self, reading: Reading, last: np.ndarray) -> None:
         """Take in where the arm is; arguments as for `goal`."""
         if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
-            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+            self.estimator.follow(reading.joints, last, self._bodies(), reading.steps)
 
     def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
         """Take in the cameras' frames; a fault if the planner is gone, or nothing was visible for too long."""
@@ -295,7 +295,7 @@ class PlanFollower(Driver):
         busy = self._rung.back or self._rung.stuck or self._asked is not None or self._next is not None
         if busy or self._track.left > self._lead:
             return
-        state = self._estimator.state(self._track.ahead(target))
+        state = self.estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
         if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
@@ -326,5 +326,5 @@ class PlanFollower(Driver):
         self.rungs.append({"episode": self._episode, "frame": self._frame, "why": why})
         self._say(f"episode {self._episode + 1}: {why}")
         if rung:
-            self._track, self.waiting, self._next = TokenTrack(self._estimator.targets, self._hz), True, None
+            self._track, self.waiting, self._next = TokenTrack(self.estimator.targets, self._hz), True, None
             self._rung.take(rung, why)

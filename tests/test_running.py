@@ -296,9 +296,11 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
 
     loop.send = disturbed
     laid_out = []
-    mirror = SimpleNamespace(start=start, lay_out=laid_out.append)
+    targets = wired.driver.estimator.targets
+    mirror = SimpleNamespace(start=start, lay_out=laid_out.append, targets=targets)
     session = RunSession(RunConfig(checkpoint="c", robot="so101-twin", seed=7), None, None, None)
-    assert session.prepare(loop, wired.driver, mirror, 1) is (line is None)
+    wired.driver.estimator = mirror
+    assert session.prepare(loop, wired.driver, 1) is (line is None)
     assert laid_out == evaluation_seeds(7, 0, 2)[1:]  # as an evaluation by the same seed
     if line is None:
         assert np.abs(loop.read().joints - start).max() < 0.1
