@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.arm.live import NoView
 from configs.arm.running import RunSession
 from policies.ladder import BACK_OFF, STOP
 from policies.tools import Asker
@@ -20,7 +21,6 @@ from robot.rungs import HELD_RAD, HELD_S
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
 from robot.ticks import Ticks
-from robot.views import NoView
 from sim.so101.joints import Targets, Units
 
 HZ = 30.0

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lerobot.robots import Robot
 
-from configs.arm.live import WebView, shown
+from configs.arm.live import NoView, TerminalView, WebView, shown
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
@@ -37,7 +37,6 @@ from robot.loop import Loop, Smoothness
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
 from robot.ticks import Ticks, no_collection
-from robot.views import NoView, TerminalView
 from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
