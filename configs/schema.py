@@ -120,8 +120,7 @@ def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
         raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
-EXTREMES = "best", "median", "worst"
-"""The episodes that an evaluation can film, by their return."""
+EXTREMES = "best", "median", "worst"  # the episodes that an evaluation can film, by their return
 
 
 @dataclass(frozen=True)

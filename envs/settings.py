@@ -12,8 +12,7 @@ from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import check, check_ranges, one_of, ranged
 
-NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
-"""Every task name: the suite's and the arm's."""
+NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)  # every task name: the suite's and the arm's
 LONGEST = 120  # characters
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(161, 256)]))
 """Characters allowed in an instruction: printable ASCII and Latin-1. (`gymnasium.spaces.Text` needs them listed.)"""

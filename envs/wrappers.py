@@ -22,10 +22,8 @@ from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, key
 from worldmodel.senses import name as sense_of
 
-CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")
-"""What a fault changes of a MuJoCo model."""
-STUCK = 1e5
-"""The inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction."""
+CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")  # what a fault changes of a MuJoCo model
+STUCK = 1e5  # the inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction
 
 
 class Faulty(gymnasium.Wrapper):

@@ -32,12 +32,9 @@ from worldmodel.strict import ConfigError, build
 FILE = "alarms.json"
 GAUGES = ("surprise", "schedule")
 WINDOW = 4
-SMOOTH = 5
-"""Decisions over which a band's mean and width are averaged."""
-NARROWEST = 0.1
-"""Least width of a band, in standard deviations of all its values."""
-TINY = 1e-9
-"""Least squared error."""
+SMOOTH = 5  # decisions over which a band's mean and width are averaged
+NARROWEST = 0.1  # least width of a band, in standard deviations of all its values
+TINY = 1e-9  # least squared error
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ from worldmodel.errors import UserError, in_one_line
 
 TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "boolean"}
 """JSON's name of each type that a parameter may have, besides a Literal of texts."""
-MCP = "mcp:"
-"""Prefix of the command of a server whose tools are meant."""
+MCP = "mcp:"  # prefix of the command of a server whose tools are meant
 BODY = "body"
 """The parameter that gets the simulated environment where a tool is used, None on a robot; the schema leaves it out."""
 

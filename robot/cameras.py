@@ -21,12 +21,9 @@ from worldmodel.senses import IMAGE_KEY_PREFIX
 
 AGAIN_S, LEAVE_S = 1.0, 3.0
 """How often a lost camera is tried again, and how long disconnecting waits for a try that hangs."""
-OLDEST_MS = 200
-"""Frames older than this are too old to show the present."""
-DARK_S = 0.1
-"""A camera that has shown nothing for this long is reported."""
-BLIND_S = 1.0
-"""How long an arm continues without sight if the model has no other sense of the scene."""
+OLDEST_MS = 200  # frames older than this are too old to show the present
+DARK_S = 0.1  # a camera that has shown nothing for this long is reported
+BLIND_S = 1.0  # how long an arm continues without sight if the model has no other sense of the scene
 
 
 class SteadyCamera(Camera):

@@ -26,10 +26,8 @@ from sim.so101.experts import EXPERTS, Expert, Unreachable
 from sim.so101.joints import Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
-HOLD_S = 0.3
-"""How long an episode continues after the expert is done, so that the arm can arrive."""
-TAIL_S = 0.2
-"""How long the arm takes to come to rest past a curve's end."""
+HOLD_S = 0.3  # how long an episode continues after the expert is done, so that the arm can arrive
+TAIL_S = 0.2  # how long the arm takes to come to rest past a curve's end
 
 
 class DriverLost(RuntimeError):

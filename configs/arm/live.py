@@ -33,14 +33,11 @@ from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 from worldmodel.settings import TokenConfig
 
-REDRAW_S, LINE_S = 0.2, 1.0
-"""How often a page is drawn anew, and how often a line is printed."""
-LINES = 50
-"""How many of the newest lines for people the page gets."""
+REDRAW_S, LINE_S = 0.2, 1.0  # how often a page is drawn anew, and how often a line is printed
+LINES = 50  # how many of the newest lines for people the page gets
 PLAN_EVERY = 3
 """A glyph takes the interpreter from the loop for milliseconds, so only every so many events bring a new one."""
-PATIENCE_S = 2.0
-"""A browser that takes nothing for this long is given up."""
+PATIENCE_S = 2.0  # a browser that takes nothing for this long is given up
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
 
 

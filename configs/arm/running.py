@@ -42,8 +42,7 @@ from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
 from worldmodel.strict import ConfigError
 
-TRIES = 3
-"""The run ends after this many faults on the way to an episode's start."""
+TRIES = 3  # the run ends after this many faults on the way to an episode's start
 ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 
 

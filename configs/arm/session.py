@@ -18,8 +18,7 @@ from robot.settings import REAL, ArmConfig
 from robot.so101 import SO101Sim
 from worldmodel.errors import in_one_line
 
-ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
-"""What ends a session early; the group: errors of the shutdown."""
+ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)  # what ends a session early; the group: errors of the shutdown
 
 
 def arm_of(

@@ -18,8 +18,7 @@ from policies.training.episodes import Episodes, episode_seed, play
 from policies.training.rollouts import Rollout, joined, rollout
 from worldmodel.observation import Observation
 
-TOGETHER = 10
-"""The most environments stepped at once; one of the arm's takes 70 to 90 MB."""
+TOGETHER = 10  # the most environments stepped at once; one of the arm's takes 70 to 90 MB
 WARM_UP = 5  # decisions left out; the first ones may include compilation
 
 

@@ -23,15 +23,12 @@ from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
-SEEDS = 12, 13
-"""Of the good episodes and of those with a fault, other than those that alarms were made from."""
+SEEDS = 12, 13  # of the good episodes and of those with a fault, other than those that alarms were made from
 LEARN = "learn"
 LEARN_SEED, LEARNED = 14, 20
 """Where the ladder has tools, it first plays so many episodes of each fault, of that seed, to know what they bring."""
-GOOD = 0.8
-"""Share of a good episode's reward that counts as good as one."""
-LAST = 0.1
-"""Share of an episode at its end by which it is judged."""
+GOOD = 0.8  # share of a good episode's reward that counts as good as one
+LAST = 0.1  # share of an episode at its end by which it is judged
 NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
 MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
 NOMINAL = "nominal"

@@ -33,8 +33,7 @@ from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping as soon as all is saved; the same signal again stops at once, without a checkpoint\n"
-PAYS = 10_000
-"""Updates and plans after which compiling them has paid (docs/results.md)."""
+PAYS = 10_000  # updates and plans after which compiling them has paid (docs/results.md)
 
 
 @dataclass

@@ -20,10 +20,8 @@ from worldmodel.observation import Observation
 from worldmodel.planner import join, search_in
 from worldmodel.senses import STATE_KEY, name
 
-TOP = 8
-"""How many of the most important groups are held at their means together, and one by one in the table."""
-DESCRIBED = 3
-"""How many quantities a group is described by."""
+TOP = 8  # how many of the most important groups are held at their means together, and one by one in the table
+DESCRIBED = 3  # how many quantities a group is described by
 
 
 def exact(model: WorldModel) -> WorldModel:

@@ -25,13 +25,10 @@ from worldmodel.guidance import Guided
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan
 
-ROWS, EVERY_S = 512, 1.0
-"""Rows of a file, and seconds between two writings."""
+ROWS, EVERY_S = 512, 1.0  # rows of a file, and seconds between two writings
 MOST_BYTES = 256 << 20
-REJECTED = 3
-"""How many rejected plans a row holds: of the best, those that differ most from what is in the row already."""
-TRACE, ABOUT = "trace", b"semagram"
-"""The usual name of the folder, and the key of `about` in a file's metadata."""
+REJECTED = 3  # how many rejected plans a row holds: of the best, those that differ most from what is in the row already
+TRACE, ABOUT = "trace", b"semagram"  # the usual name of the folder, and the key of `about` in a file's metadata
 Place = Callable[[], tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]]
 
 

@@ -14,10 +14,8 @@ from policies.planner_link import messages
 from policies.planner_link.messages import Answer, Begin, Question, Ready, Refusal, Refused
 from worldmodel.errors import UserError
 
-RETRY_S = 0.5
-"""Pause before each attempt to reconnect."""
-MOST_TOKENS = 100
-"""Maximum number of tokens in a plan."""
+RETRY_S = 0.5  # pause before each attempt to reconnect
+MOST_TOKENS = 100  # maximum number of tokens in a plan
 
 
 class PlannerClient:

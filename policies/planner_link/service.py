@@ -22,10 +22,8 @@ from worldmodel.mppi import PlanFault
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
 
-HANDSHAKE_S = 5.0
-"""Maximum time from the start of a connection to its Begin."""
-MOST = 16
-"""Maximum number of connections at a time."""
+HANDSHAKE_S = 5.0  # maximum time from the start of a connection to its Begin
+MOST = 16  # maximum number of connections at a time
 REPLACED = "another robot took over"
 
 

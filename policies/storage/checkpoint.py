@@ -33,8 +33,7 @@ from worldmodel.settings import ModelConfig, PlannerConfig
 from worldmodel.strict import build
 
 CONFIG, PROGRESS = "config.json", "progress.json"
-PARTS = ("model", "learner", "replay", "loop")
-"""The groups of a training's state, each a file."""
+PARTS = ("model", "learner", "replay", "loop")  # the groups of a training's state, each a file
 MODEL, REPLAY = "model.safetensors", "replay.safetensors"
 LAST = "last"
 UNCHANGED = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
