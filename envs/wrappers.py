@@ -6,7 +6,7 @@ purpose; `mask.<sense>`, bool (1,), says so, the environment's own form of `worl
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -238,9 +238,3 @@ class Multi(gymnasium.Wrapper):
 def _facts(env: gymnasium.Env) -> dict[str, object]:
     """Return what all tasks must have in common, by name."""
     return {**by_key(env).spaces, "actions": env.action_space, "control steps a second": env.metadata["render_fps"]}
-
-
-def take_turns(envs: Iterable[gymnasium.Env], first: int = 0) -> None:
-    """Fix the environments of an evaluation to the tasks in turn; `first` is the number of the first environment."""
-    for number, env in enumerate(envs, first):
-        env.get_wrapper_attr("fix")(number)

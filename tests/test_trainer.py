@@ -77,7 +77,7 @@ def shown(toys, *limits):
 def advance(toys, trainer, steps):
     """Run to so many control steps; the episodes that ended on the way, as plain numbers."""
     ends = toys.run(trainer, steps)
-    return [(e.episode_return, e.episode_length, {n: repr(v) for n, v in e.metrics.items()}) for e in ends]
+    return [{name: repr(value) for name, value in end.items()} for end in ends]
 
 
 def digest(trainer):
@@ -139,7 +139,7 @@ def test_a_run_saved_before_a_metric_was_added_goes_on_and_that_is_empty_until_t
     saved["loop"]["metrics"] = saved["loop"]["metrics"][1:]
     resumed = toys.trainer(toys.slides(7), updates_per_token=0.1)
     resumed.load_state_dict(saved, pytest.fail)
-    ends = [end.metrics["loss_value"] for end in toys.run(resumed, 45)]
+    ends = [end["loss_value"] for end in toys.run(resumed, 45)]
     assert np.isnan(ends[0]) and np.isfinite(ends[-1])
     advance(toys, whole, 45)
     assert digest(resumed) == digest(whole)
