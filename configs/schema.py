@@ -1,7 +1,4 @@
-"""The keys of the commands, as strict dataclasses, which check what the YAML files and the user say.
-
-Those of the commands for an arm are in `robot.settings` and `sim.twin.twin`.
-"""
+"""The keys of the commands, as strict dataclasses. Those of an arm: `robot.settings`, `sim.twin.twin`."""
 
 import re
 from collections.abc import Collection

@@ -121,10 +121,7 @@ class Uses:
 
     @classmethod
     def kept(cls, checkpoint: Path, live: bool = False) -> "Uses":
-        """Return those kept in a checkpoint's folder, none without any. `live`: keep there what is added.
-
-        Raises FolderError, one line, if the file is not of uses, or of those of another checkpoint.
-        """
+        """Return a checkpoint's, or none. `live`: keep what is added. Raises FolderError if they are not of it."""
         path, place = checkpoint / FILE, checkpoint if live else None
         if not path.exists():
             return cls({}, place)

@@ -265,10 +265,7 @@ class Ladder(Watch):
         return False
 
     def _best_tool(self, case: Case) -> tuple[Tool, float, Float[np.ndarray, " D"]] | None:
-        """Return the tool, of those not used, of the largest expected gain, that gain and the situation.
-
-        None if no tool is worth it.
-        """
+        """Return the tool, of those not used, of the largest expected gain, that gain and the situation, or None."""
         assert self._own is not None
         situation = case.situation(self._own[0])
         offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]

@@ -139,10 +139,7 @@ def _served(command: str) -> list[Tool]:
 
 
 class Asker:
-    """Asks a person a question with choices, never waiting: whoever calls `answer` first answers it.
-
-    `question`, `choices`: what is asked now, "" and () for nothing.
-    """
+    """Asks a person a question with choices, "" and () for none, never waiting: whoever calls `answer` answers it."""
 
     def __init__(self, timeout_s: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         """Let `timeout_s` pass for an answer; `say` gets the question as lines for people."""

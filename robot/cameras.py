@@ -1,7 +1,4 @@
-"""An arm's cameras: their frames as the model takes them, and cables that fall out.
-
-A camera without its cable shows black, which counts as missing, until it is connected again.
-"""
+"""An arm's cameras as the model takes them. One without its cable shows black, i.e. missing, until it is back."""
 
 import contextlib
 import logging

@@ -1,7 +1,4 @@
-"""What chooses the arm's goals: a scripted expert, a person with a teleoperator, a written plan, the planner.
-
-A policy's is in `configs.arm.recording`: it needs the environments' observations.
-"""
+"""What chooses the arm's goals: a script, a teleoperator, a plan. A policy's is in `configs.arm.recording`."""
 
 import json
 import time

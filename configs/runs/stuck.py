@@ -192,10 +192,7 @@ class _Played:
         return auc(np.array(scores), np.arange(len(scores)) < len(bad["gauges"]))
 
     def judged(self, played: dict, level: float, at_step: int) -> list[Float[np.ndarray, " N"]]:
-        """Return which episodes end as good as good ones, and the share of each that was wasted.
-
-        That is from the fault until the reward is `level` for good, or until the ladder stops.
-        """
+        """Return which episodes end as good ones do, and each one's share from the fault on that was wasted."""
         stops = {step["episode"]: step["decision"] * self.length for step in played["steps"] if step["rung"] == STOP}
         success = np.array([float(_end(each) >= level) for each in played["rewards"]])
         wasted = []

@@ -153,10 +153,7 @@ class Explainer:
         tokens: Float[Tensor, "H P"],
         followed: Float[Tensor, "H D"] | None = None,
     ) -> Explained:
-        """Explain a plan made from one observation, whose first curve begins at `reached`.
-
-        `followed`: the latents that really came when the plan was carried out.
-        """
+        """Explain a plan whose first curve begins at `reached`. `followed`: the latents that really came of it."""
         root = join(self.encode(seen), reached[None])[0]
         path = follow(self.search, root[None], tokens[:, None])
         wrong = None

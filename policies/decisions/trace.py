@@ -172,10 +172,7 @@ def _decisions(
 def rejected(
     elites: Float[np.ndarray, "T E P"], returns: Float[np.ndarray, " E"], chosen: Float[np.ndarray, "T P"]
 ) -> list[int]:
-    """Return which of a plan's elites, sorted by return, stand for what was not done.
-
-    One after another, of the better half that which is farthest from the chosen plan and from those taken before.
-    """
+    """Return which of a plan's elites stand for what was not done: of the better half, each farthest from the rest."""
     usable = [e for e in range(len(returns)) if np.isfinite(returns[e])]
     best = usable[: max(REJECTED + 1, len(usable) // 2)]
     taken: list[int] = []

@@ -1,7 +1,4 @@
-"""The layout of a glyph: the times of a sentence's tokens as angles, and the centre lines of what moves along them.
-
-Angles are in radians, clockwise from the gap at the top.
-"""
+"""A sentence's tokens as angles (rad, clockwise from the gap at the top), and the centre lines along them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

@@ -141,10 +141,7 @@ def newest(folder: Path) -> Path:
 
 
 def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
-    """Return the checkpoint at `path`, or the newest of a run or a `checkpoints` folder.
-
-    Raises FolderError, which names the command's `key`.
-    """
+    """Return the checkpoint at `path`, or a run's newest. Raises FolderError, which names the command's `key`."""
     if not path.is_dir():
         raise FolderError(f"{key}={path}: no such folder")
     if (path / MANIFEST).exists():
