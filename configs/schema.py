@@ -1,7 +1,4 @@
-"""The keys of the commands, as strict dataclasses, which check what the YAML files and the user say.
-
-Those of the commands for an arm are in `robot.settings` and `sim.twin.twin`.
-"""
+"""The keys of the commands, as strict dataclasses. Those of an arm: `robot.settings`, `sim.twin.twin`."""
 
 import re
 from collections.abc import Collection
@@ -120,8 +117,7 @@ def check_camera_keys(config: TrainConfig, given: Collection[str]) -> None:
         raise UserError(f"{vision[0]}: only with a camera among the senses, e.g. senses=[state,images.main]")
 
 
-EXTREMES = "best", "median", "worst"
-"""The episodes that an evaluation can film, by their return."""
+EXTREMES = "best", "median", "worst"  # the episodes that an evaluation can film, by their return
 
 
 @dataclass(frozen=True)

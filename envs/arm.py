@@ -28,8 +28,7 @@ ENCODED = ("joint_positions", "joint_velocities", "end_effector_pose")
 
 POSITIONS = {f"{joint}.pos": "deg" if joint != GRIPPER else "" for joint in JOINTS}
 """The joints' positions as LeRobot's robots name them, and their units."""
-SHARE, KEPT_RAD = 0.7, 0.05
-"""How many episodes begin anywhere, and how far from the ends of the joints' ranges."""
+SHARE, KEPT_RAD = 0.7, 0.05  # how many episodes begin anywhere, and how far from the ends of the joints' ranges
 
 
 class Diverged(ArithmeticError):

@@ -1,7 +1,4 @@
-"""What an environment shows: frames drawn without a screen or a GPU, the cameras by name, and their observations.
-
-Imported only where something is drawn.
-"""
+"""Frames drawn without a screen or a GPU, the cameras by name. Imported only where something is drawn."""
 
 import weakref
 from typing import Any

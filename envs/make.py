@@ -24,8 +24,7 @@ from worldmodel import registry
 from worldmodel.errors import UserError, in_one_line
 
 STATE_ALONE = Senses()
-ENDLESS = 1000
-"""Control steps after which an episode that never ends is cut off, for callers that need a limit."""
+ENDLESS = 1000  # control steps after which an episode that never ends is cut off, for callers that need a limit
 
 
 def make(

@@ -16,12 +16,10 @@ import numpy as np
 
 from worldmodel.errors import UserError
 
-MOST = 8
-"""Entries of the largest array that a helper of a dm_control task may return to be taken."""
+MOST = 8  # entries of the largest array that a helper of a dm_control task may return to be taken
 RENAMED = {"horizontal_velocity": "speed", "gripperframe": "tip", "pick_slot_0": "cube"}
 """Names of ours for what the models call otherwise."""
-OF_TASK = {"reacher": {"finger": "tip"}}
-"""The same, in one domain of dm_control."""
+OF_TASK = {"reacher": {"finger": "tip"}}  # the same, in one domain of dm_control
 LEFT_OUT = ("world", "baseframe")
 UNITS = {"hinge": ("rad", "rad/s"), "slide": ("m", "m/s")}
 

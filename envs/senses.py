@@ -8,12 +8,9 @@ from worldmodel import senses as naming
 from worldmodel.errors import UserError
 
 STATE_NAME, LANGUAGE_NAME = naming.name(naming.STATE_KEY), naming.name(naming.LANGUAGE_KEY)
-IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)
-"""Prefix of every camera's sense name."""
-MAIN = "main"
-"""Camera that every task that can be rendered has."""
-IMAGE_SIZE = 64
-"""Default height and width of a camera's frames, in pixels."""
+IMAGE_NAME_PREFIX = naming.name(naming.IMAGE_KEY_PREFIX)  # prefix of every camera's sense name
+MAIN = "main"  # camera that every task that can be rendered has
+IMAGE_SIZE = 64  # default height and width of a camera's frames, in pixels
 CHOICES = "state, images.<camera> (images.main has every task that can be drawn), language"
 
 

@@ -1,7 +1,7 @@
 """Task settings, and each task's instruction. Must not import torch or Gymnasium: commands read it to print help."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs import suite
@@ -12,8 +12,7 @@ from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.strict import check, check_ranges, one_of, ranged
 
-NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)
-"""Every task name: the suite's and the arm's."""
+NAMES: tuple[str, ...] = (*suite.NAMES, *ARM_TASKS)  # every task name: the suite's and the arm's
 LONGEST = 120  # characters
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(161, 256)]))
 """Characters allowed in an instruction: printable ASCII and Latin-1. (`gymnasium.spaces.Text` needs them listed.)"""
@@ -190,10 +189,6 @@ class TaskConfig:
     def label(self) -> str:
         """Name of the task for messages: its name or names, or its Gymnasium id."""
         return label(self.name, self.id, self.names)
-
-    def keys(self) -> dict:
-        """Return the settings as a dict, without those that are None as they belong to another kind of task."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def label(name: object, gym_id: object, names: object) -> str:

@@ -76,8 +76,7 @@ BY_NAME: dict[str, tuple[str, str]] = {
 ALIASES: dict[str, str] = {"cup-catch": "ball-in-cup-catch", "ball_in_cup-catch": "ball-in-cup-catch"}
 """Alternative spellings of task names, as in TD-MPC2 and Shimmy."""
 
-NAMES: tuple[str, ...] = (*BY_NAME, *ALIASES)
-"""Every name that `find` accepts."""
+NAMES: tuple[str, ...] = (*BY_NAME, *ALIASES)  # every name that `find` accepts
 
 
 def find(name: str, key: str = "task.name") -> tuple[str, str]:

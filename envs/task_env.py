@@ -20,10 +20,8 @@ from policies.settings import QUANTITIES, SUCCESS
 from worldmodel.errors import UserError
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
 
-UNLIMITED = 1e10
-"""Bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)."""
-LARGEST = float(np.finfo(np.float32).max)
-"""What rewards are stored in holds none larger."""
+UNLIMITED = 1e10  # bounds of this magnitude count as unlimited: dm_control uses it for actuators without limits (lqr)
+LARGEST = float(np.finfo(np.float32).max)  # what rewards are stored in holds none larger
 
 
 class EnvironmentFault(ArithmeticError):

@@ -6,7 +6,7 @@ purpose; `mask.<sense>`, bool (1,), says so, the environment's own form of `worl
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -22,10 +22,8 @@ from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, key
 from worldmodel.senses import name as sense_of
 
-CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")
-"""What a fault changes of a MuJoCo model."""
-STUCK = 1e5
-"""The inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction."""
+CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")  # what a fault changes of a MuJoCo model
+STUCK = 1e5  # the inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction
 
 
 class Faulty(gymnasium.Wrapper):
@@ -240,9 +238,3 @@ class Multi(gymnasium.Wrapper):
 def _facts(env: gymnasium.Env) -> dict[str, object]:
     """Return what all tasks must have in common, by name."""
     return {**by_key(env).spaces, "actions": env.action_space, "control steps a second": env.metadata["render_fps"]}
-
-
-def take_turns(envs: Iterable[gymnasium.Env], first: int = 0) -> None:
-    """Fix the environments of an evaluation to the tasks in turn; `first` is the number of the first environment."""
-    for number, env in enumerate(envs, first):
-        env.get_wrapper_attr("fix")(number)

@@ -32,20 +32,14 @@ from worldmodel.strict import ConfigError, build
 FILE = "alarms.json"
 GAUGES = ("surprise", "schedule")
 WINDOW = 4
-SMOOTH = 5
-"""Decisions over which a band's mean and width are averaged."""
-NARROWEST = 0.1
-"""Least width of a band, in standard deviations of all its values."""
-TINY = 1e-9
-"""Least squared error."""
+SMOOTH = 5  # decisions over which a band's mean and width are averaged
+NARROWEST = 0.1  # least width of a band, in standard deviations of all its values
+TINY = 1e-9  # least squared error
 
 
 @dataclass(frozen=True)
 class Band:
-    """Where a gauge lies in good episodes: `mean` and `width` at each decision (the last one from there on).
-
-    A gauge alarms where it exceeds `mean + threshold * width`.
-    """
+    """`mean` and `width` at each decision (the last from there on): alarms above `mean + threshold * width`."""
 
     mean: tuple[float, ...]
     width: tuple[float, ...]
@@ -133,10 +127,7 @@ class Alarms:
         task: str,
         guidance: str,
     ) -> "Alarms":
-        """Make the alarms from N episodes, of which the successes are good, or all if nothing says which succeeded.
-
-        Raises UserError if the good ones are too few.
-        """
+        """Make the alarms from the good of N episodes, or from all. Raises UserError if they are too few."""
         good = np.ones(len(watch.rows), bool) if successes is None else successes
         share, count = rate / len(GAUGES), int(good.sum())
         check_count(count, len(good), rate)
@@ -160,19 +151,13 @@ class Alarms:
         return found
 
     def keep(self, checkpoint: Path, robot: str = "") -> Path:
-        """Keep them in a checkpoint's folder, in a file that appears at once, which is returned.
-
-        `robot`: on which they were made, "" for the task's own environment.
-        """
+        """Return the file, which appears at once. `robot`: on which they were made, "" for the task itself."""
         replace_file(path := checkpoint / file_of(robot), json.dumps(asdict(self), indent=1).encode())
         return path
 
     @classmethod
     def kept(cls, checkpoint: Path, robot: str = "") -> "Alarms | None":
-        """Return those kept in a checkpoint's folder, None without any.
-
-        Raises FolderError, one line, if the file is not of alarms, or of those of another checkpoint.
-        """
+        """Return a checkpoint's, None without any. Raises FolderError if the file is not of alarms, or of another's."""
         command = f"semagram-run robot={robot}" if robot else "semagram-eval"
         path, again = checkpoint / file_of(robot), f"{command} calibrate=<episodes> makes"
         if not path.exists():
@@ -254,10 +239,7 @@ class Watch:
 
     @torch.no_grad()
     def look(self, agent: Agent, running: Bool[np.ndarray, " B"], reward: Float[Tensor, " B"] | None = None) -> None:
-        """Read what the agent, which plans, has just decided in the environments that are `running`.
-
-        Call it after each control step; where no decision was due nothing is read. `reward`: what the step brought.
-        """
+        """Read what was just decided in the `running` environments, after each control step, which brought `reward`."""
         if reward is not None:
             for rewards, here, value in zip(self.rewards[-len(running) :], running, reward.tolist(), strict=True):
                 if here:

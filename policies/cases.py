@@ -17,12 +17,10 @@ from policies.storage.folders import FolderError, replace_file
 from worldmodel.errors import in_one_line
 from worldmodel.model import WorldModel
 
-LOOKED = 20
-"""Newest decisions that tell in which situation a tool is used."""
+LOOKED = 20  # newest decisions that tell in which situation a tool is used
 FILE = "tools.json"
 MOST = 200
-HOPED, PRIOR = 1.0, 0.1
-"""The gain hoped for of a tool where it was never used, and how many uses there that counts as."""
+HOPED, PRIOR = 1.0, 0.1  # the gain hoped for of a tool where it was never used, and how many uses there that counts as
 NEAR = 0.2
 """Distance of two situations, in shares of the sum of their norms, at which one counts exp(-1/2) for the other."""
 
@@ -123,10 +121,7 @@ class Uses:
 
     @classmethod
     def kept(cls, checkpoint: Path, live: bool = False) -> "Uses":
-        """Return those kept in a checkpoint's folder, none without any. `live`: keep there what is added.
-
-        Raises FolderError, one line, if the file is not of uses, or of those of another checkpoint.
-        """
+        """Return a checkpoint's, or none. `live`: keep what is added. Raises FolderError if they are not of it."""
         path, place = checkpoint / FILE, checkpoint if live else None
         if not path.exists():
             return cls({}, place)

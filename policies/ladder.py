@@ -33,19 +33,14 @@ BUDGETS = {IDENTIFY: 8, BACK_OFF: 10, TOOL: 10, ASK: 0}
 """Decisions of each rung, in the order of the ladder (of backing off: control steps)."""
 UNDO = {"delta": -1.0, "absolute": 1.0, "": 0.0}
 """By what actions stand for (`sim.so101.joints`): the factor by which the last ones, in reverse, lead back."""
-CARRIED = BACK_OFF, ASK, STOP
-"""Rungs that a robot carries out itself."""
+CARRIED = BACK_OFF, ASK, STOP  # rungs that a robot carries out itself
 GO_ON = "go on"
-QUIET = 50
-"""Silent decisions after which it begins again at the first rung."""
-BELIEVED = 0.35
-"""Largest share of the error that gains and offsets may leave to be planned with."""
-ANSWERS = 0.25
-"""Least gain of an actuator with which a body can do something."""
+QUIET = 50  # silent decisions after which it begins again at the first rung
+BELIEVED = 0.35  # largest share of the error that gains and offsets may leave to be planned with
+ANSWERS = 0.25  # least gain of an actuator with which a body can do something
 PATIENCE = 0.25
 """Share of a good episode's decisions for a mended body to get where good ones are, before the next rung."""
-WORTH = 0.25
-"""Least share of what is missing that a tool must be expected to gain to be used."""
+WORTH = 0.25  # least share of what is missing that a tool must be expected to gain to be used
 
 
 class Ladder(Watch):
@@ -270,10 +265,7 @@ class Ladder(Watch):
         return False
 
     def _best_tool(self, case: Case) -> tuple[Tool, float, Float[np.ndarray, " D"]] | None:
-        """Return the tool, of those not used, of the largest expected gain, that gain and the situation.
-
-        None if no tool is worth it.
-        """
+        """Return the tool, of those not used, of the largest expected gain, that gain and the situation, or None."""
         assert self._own is not None
         situation = case.situation(self._own[0])
         offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]

@@ -12,8 +12,7 @@ from worldmodel.strict import check, check_ranges, ranged
 
 EXPERT = "expert_action"
 """The key of an expert's next action in an environment's `info`, and of the request for it in reset options."""
-SUCCESS = "is_success"
-"""The key, in an environment's `info`, of whether the task is done."""
+SUCCESS = "is_success"  # the key, in an environment's `info`, of whether the task is done
 FAULT = "environment_fault"
 """The key, in an environment's `info`, of the exception that ended an episode or kept it from beginning."""
 QUANTITIES = "quantities"

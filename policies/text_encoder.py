@@ -64,8 +64,7 @@ class Words:
         return table
 
 
-WORDS = Words()
-"""The encoder shared by the whole process: the table is read once, and each sentence is encoded once."""
+WORDS = Words()  # the encoder shared by the whole process: the table is read once, and each sentence is encoded once
 
 SHARPNESS = 40.0
 """Inverse temperature of the softmax over sentences: a cosine lower by 0.1 reduces the weight about fiftyfold."""

@@ -30,8 +30,7 @@ from worldmodel.errors import UserError, in_one_line
 
 TYPES: dict[Any, str] = {float: "number", int: "integer", str: "string", bool: "boolean"}
 """JSON's name of each type that a parameter may have, besides a Literal of texts."""
-MCP = "mcp:"
-"""Prefix of the command of a server whose tools are meant."""
+MCP = "mcp:"  # prefix of the command of a server whose tools are meant
 BODY = "body"
 """The parameter that gets the simulated environment where a tool is used, None on a robot; the schema leaves it out."""
 
@@ -140,10 +139,7 @@ def _served(command: str) -> list[Tool]:
 
 
 class Asker:
-    """Asks a person a question with choices, never waiting: whoever calls `answer` first answers it.
-
-    `question`, `choices`: what is asked now, "" and () for nothing.
-    """
+    """Asks a person a question with choices, "" and () for none, never waiting: whoever calls `answer` answers it."""
 
     def __init__(self, timeout_s: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         """Let `timeout_s` pass for an answer; `say` gets the question as lines for people."""

@@ -1,7 +1,4 @@
-"""An arm's cameras: their frames as the model takes them, and cables that fall out.
-
-A camera without its cable shows black, which counts as missing, until it is connected again.
-"""
+"""An arm's cameras as the model takes them. One without its cable shows black, i.e. missing, until it is back."""
 
 import contextlib
 import logging
@@ -21,12 +18,9 @@ from worldmodel.senses import IMAGE_KEY_PREFIX
 
 AGAIN_S, LEAVE_S = 1.0, 3.0
 """How often a lost camera is tried again, and how long disconnecting waits for a try that hangs."""
-OLDEST_MS = 200
-"""Frames older than this are too old to show the present."""
-DARK_S = 0.1
-"""A camera that has shown nothing for this long is reported."""
-BLIND_S = 1.0
-"""How long an arm continues without sight if the model has no other sense of the scene."""
+OLDEST_MS = 200  # frames older than this are too old to show the present
+DARK_S = 0.1  # a camera that has shown nothing for this long is reported
+BLIND_S = 1.0  # how long an arm continues without sight if the model has no other sense of the scene
 
 
 class SteadyCamera(Camera):
@@ -38,12 +32,12 @@ class SteadyCamera(Camera):
         self._name, self._inner, self._say = name, inner, say
         self._lost, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._open = False
+        self._closed.set()
 
     @property
     def is_connected(self) -> bool:
         """Whether it was connected and not disconnected since, even if the inner camera is lost."""
-        return self._open
+        return not self._closed.is_set()
 
     @staticmethod
     def find_cameras() -> list[dict]:
@@ -56,7 +50,6 @@ class SteadyCamera(Camera):
         self.width, self.height = self._inner.width, self._inner.height
         self._closed.clear()
         self._lost.clear()
-        self._open = True
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
         """Return the newest frame (height, width, 3) uint8; black if there is none that is recent enough."""
@@ -76,7 +69,6 @@ class SteadyCamera(Camera):
     def disconnect(self) -> None:
         """Disconnect the inner camera, whatever its state; a driver that hangs is left to the reconnecting thread."""
         self._closed.set()
-        self._open = False
         if self._thread is not None:
             self._thread.join(LEAVE_S)
             if self._thread.is_alive():

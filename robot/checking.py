@@ -13,8 +13,7 @@ from robot.safety.limits import RANGES
 from sim.renderer import shows
 from worldmodel.senses import STATE_KEY
 
-LOOKS = 5
-"""Frames of each episode and camera that are looked at."""
+LOOKS = 5  # frames of each episode and camera that are looked at
 ASKED, MOVED = 5.0, 0.5
 """A joint is stuck if its actions differ by more than the first in an episode, its readings by less than the second."""
 LATE, BEYOND = 1.5, 0.5  # a frame is late after so many periods; an action is beyond a joint's range by so much

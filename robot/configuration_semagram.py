@@ -14,7 +14,7 @@ from worldmodel import senses as naming
 from worldmodel.errors import UserError
 from worldmodel.senses import IMAGE_KEY_PREFIX, LANGUAGE_KEY, STATE_KEY, check_sides, is_image
 from worldmodel.settings import ModelConfig, PlannerConfig, TokenConfig
-from worldmodel.strict import check
+from worldmodel.strict import check_ranges, ranged
 
 ALIKE = 0.98  # cosine similarity above which two sentences count as the same
 
@@ -54,11 +54,11 @@ class SemagramConfig(PreTrainedConfig):
     model: ImitatorConfig = field(default_factory=ImitatorConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     planned: bool = False
-    seed: int = 100
-    horizon: int = 3
+    seed: int = ranged(100, low=0, high=2**32 - 1)
+    horizon: int = ranged(3, low=1)
     consistency: float = 20.0
-    dropout: float = 0.3
-    shift: int = 4
+    dropout: float = ranged(0.3, low=0, high=0.9)
+    shift: int = ranged(4, low=0, high=32)
     image_size: int = 64
     learning_rate: float = 3e-4
     clip: float = 20.0
@@ -134,10 +134,7 @@ class SemagramConfig(PreTrainedConfig):
                 raise UserError(f"policy: {name} has {size} numbers in this checkpoint, {feature.shape[0]} here")
         self.input_features: dict[str, PolicyFeature] = {key: features[key] for key in features if key in self.senses}
         self.action_size = action.shape[0]
-        check("policy.", self, "horizon", low=1)
-        check("policy.", self, "dropout", low=0, high=0.9)
-        check("policy.", self, "shift", low=0, high=32)
-        check("policy.", self, "seed", low=0, high=2**32 - 1)
+        check_ranges("policy.", self)
         if self.model.token.joined and not self.task:
             raise UserError("policy.model.token.joined=true: recorded actions are places, and no episode begins at 0")
         if self.planned and not self.task:

@@ -1,7 +1,4 @@
-"""What chooses the arm's goals: a scripted expert, a person with a teleoperator, a written plan, the planner.
-
-A policy's is in `configs.arm.recording`: it needs the environments' observations.
-"""
+"""What chooses the arm's goals: a script, a teleoperator, a plan. A policy's is in `configs.arm.recording`."""
 
 import json
 import time
@@ -26,10 +23,8 @@ from sim.so101.experts import EXPERTS, Expert, Unreachable
 from sim.so101.joints import Targets, Units
 from worldmodel.errors import UserError, in_one_line
 
-HOLD_S = 0.3
-"""How long an episode continues after the expert is done, so that the arm can arrive."""
-TAIL_S = 0.2
-"""How long the arm takes to come to rest past a curve's end."""
+HOLD_S = 0.3  # how long an episode continues after the expert is done, so that the arm can arrive
+TAIL_S = 0.2  # how long the arm takes to come to rest past a curve's end
 
 
 class DriverLost(RuntimeError):
@@ -220,7 +215,7 @@ class PlanFollower(Driver):
         asker: Asker | None = None,
         backs_off: bool = False,
     ):
-        self._estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
+        self.estimator, self.planner, self._hz, self._lead = estimator, planner, hz, lead
         self.cameras, self._bodies, self.plans = cameras or CameraBuffer(), bodies, Plans()
         self._say, self._asker, self._backs_off = say, asker, backs_off
         self.rungs, self._episode = list[dict](), -2
@@ -229,7 +224,7 @@ class PlanFollower(Driver):
 
     def begin(self, seed: int = 0) -> None:
         """Start an episode: the first plan is yet to be requested, from rest."""
-        self._track = TokenTrack(self._estimator.targets, self._hz)
+        self._track = TokenTrack(self.estimator.targets, self._hz)
         self._episode, self._frame = self._episode + 1, 0  # of the next control step
         self._late = -1  # control steps since the next curve was due; -1: not due
         self._asked: float | None = None  # when the pending question of this episode was
@@ -269,7 +264,7 @@ class PlanFollower(Driver):
     def follow(self, reading: Reading, last: np.ndarray) -> None:
         """Take in where the arm is; arguments as for `goal`."""
         if np.isfinite(reading.joints).all():  # otherwise the gate stops the arm
-            self._estimator.follow(reading.joints, last, self._bodies(), reading.steps)
+            self.estimator.follow(reading.joints, last, self._bodies(), reading.steps)
 
     def watch(self, reading: Reading) -> tuple[FaultKind, str] | None:
         """Take in the cameras' frames; a fault if the planner is gone, or nothing was visible for too long."""
@@ -295,7 +290,7 @@ class PlanFollower(Driver):
         busy = self._rung.back or self._rung.stuck or self._asked is not None or self._next is not None
         if busy or self._track.left > self._lead:
             return
-        state = self._estimator.state(self._track.ahead(target))
+        state = self.estimator.state(self._track.ahead(target))
         stopped = not self._track.left  # no curve to continue from
         place = self._episode, self._frame + self._track.left
         if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
@@ -326,5 +321,5 @@ class PlanFollower(Driver):
         self.rungs.append({"episode": self._episode, "frame": self._frame, "why": why})
         self._say(f"episode {self._episode + 1}: {why}")
         if rung:
-            self._track, self.waiting, self._next = TokenTrack(self._estimator.targets, self._hz), True, None
+            self._track, self.waiting, self._next = TokenTrack(self.estimator.targets, self._hz), True, None
             self._rung.take(rung, why)

@@ -16,8 +16,7 @@ from robot.safety.stops import Fault, FaultKind, NotReleasable
 from robot.ticks import Ticks
 from sim.so101.joints import Units
 
-FIRST_S = 5.0
-"""An episode's time starts once its driver has started, or after this long if it has not."""
+FIRST_S = 5.0  # an episode's time starts once its driver has started, or after this long if it has not
 NEAR_RAD, SLOW_RAD_S, SHARE = 0.1, 0.8, 0.5
 """An arm is moved to a place at most this fast, and at most at this share of its limits' rates, to within NEAR_RAD."""
 
@@ -39,7 +38,7 @@ class Reading:
 
 
 class Driver:
-    """Chooses goals, step by step. `started`: whether it moves the arm already; an episode's time begins then."""
+    """Chooses goals: here, to stay put. `started`: whether it moves the arm already; an episode's time begins then."""
 
     started = True
     waited, waits = 0, 0
@@ -50,7 +49,7 @@ class Driver:
 
     def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray | None:
         """Return goals (6,) in rad, None at the episode's end; `last` (6,): what was sent. Raises an error if lost."""
-        raise NotImplementedError
+        return last
 
     def follow(self, reading: Reading, last: np.ndarray) -> None:
         """Take in a reading in place of `goal` while another driver decides."""
@@ -87,8 +86,7 @@ class Step:
     work_s: float
 
 
-Sink = Callable[[Step], object]
-"""What becomes of a step: a data set, a view, a statistic."""
+Sink = Callable[[Step], object]  # what becomes of a step: a data set, a view, a statistic
 
 
 class Smoothness:

@@ -30,8 +30,7 @@ from worldmodel.observation import Observation, ages, unbroken
 from worldmodel.senses import LANGUAGE_KEY, Shapes, is_image, shows_scene
 
 BLIND = 30  # control steps: a second at the usual 30 Hz
-TASK = "task"
-"""Key of the instructions in a LeRobot batch, a list of strings."""
+TASK = "task"  # key of the instructions in a LeRobot batch, a list of strings
 
 
 class SemagramPolicy(PreTrainedPolicy):

@@ -28,8 +28,7 @@ from worldmodel.senses import STATE_KEY
 MEASURED, SUCCESS, SCENE = "measured_timestamp", "next.success", "observation.environment_state"
 INTERVENTION = "intervention"  # as lerobot-rollout has it
 GOOD, BAD, UNKNOWN, INK = "#0072B2", "#D55E00", "#666666", "#333333"  # Okabe and Ito's colour-blind-safe palette
-DRAWN = 100
-"""The most episodes that are drawn, evenly chosen: more would blur the picture."""
+DRAWN = 100  # the most episodes that are drawn, evenly chosen: more would blur the picture
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from policies.ladder import ASK, BACK_OFF, STOP
 from robot.loop import Reading
 from sim.so101.joints import JOINTS
 
-BACK_S = 0.33
-"""For how long an arm backs off along the targets that it was sent last."""
+BACK_S = 0.33  # for how long an arm backs off along the targets that it was sent last
 HELD_RAD, HELD_S, TRIES = 0.14, 0.2, 2
 """A joint is held that for so long stays so far (more than it sags) from where it is sent; back-offs of an episode."""
 

@@ -23,8 +23,7 @@ EXPERT, POLICY, TELEOP, SCRIPT = "expert", "policy", "teleop", "script"
 DRIVERS = (EXPERT, POLICY, TELEOP)
 PREFIX = "so101-"
 CAMERA = {"width": 320, "height": 240}
-LEAST_OF_VIDEO = 32
-"""Least width and height in pixels: below it the video encoder (SVT-AV1) kills the process."""
+LEAST_OF_VIDEO = 32  # least width and height in pixels: below it the video encoder (SVT-AV1) kills the process
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,11 +179,3 @@ class Takeover(Driver):
         """Close both drivers."""
         self._policy.close()
         self._other.close()
-
-
-class Rest(Driver):
-    """Keeps the arm where it is, while somebody puts things back."""
-
-    def goal(self, reading: Reading, last: np.ndarray) -> np.ndarray:
-        """Return what was sent before."""
-        return last

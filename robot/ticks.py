@@ -12,12 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-SPIN_S = 1e-3
-"""The end of a wait, spent polling the clock, since the system wakes a sleeping process late."""
-LATE_S = 5e-3
-"""A tick that begins later than this is counted as late."""
-ORDINARY = "ordinary"
-"""The priority that a process has by itself."""
+SPIN_S = 1e-3  # the end of a wait, spent polling the clock, since the system wakes a sleeping process late
+LATE_S = 5e-3  # a tick that begins later than this is counted as late
+ORDINARY = "ordinary"  # the priority that a process has by itself
 
 
 class Clock(Protocol):

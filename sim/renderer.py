@@ -24,8 +24,7 @@ from PIL import Image
 
 CONTEXTS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-SMALL = 128
-"""Longest side, in pixels, of a frame that is drawn coarsely."""
+SMALL = 128  # longest side, in pixels, of a frame that is drawn coarsely
 SMOOTH = 2
 """Supersampling factor of a small frame, per side; each pixel is a mean. That costs less here than OpenGL's
 multisampling, and shows features and movements smaller than a pixel."""

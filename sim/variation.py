@@ -1,7 +1,4 @@
-"""Domain randomisation: how much a simulated arm may differ from its model, from one episode to the next.
-
-Cheap to import: MuJoCo is imported only where a draw is applied.
-"""
+"""Domain randomisation: how much a simulated arm may differ from its model from one episode to the next."""
 
 import math
 from dataclasses import dataclass

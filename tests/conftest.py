@@ -215,12 +215,12 @@ def serving(tmp_path_factory):
     """Serves a checkpoint's planner in a thread, which saves the start of a process; returns its address."""
     from configs.arm.planning import planner_service
     from policies.planner_link.service import listening
-    from policies.settings import GuidanceKeys
+    from robot.settings import ServeConfig
 
     with contextlib.ExitStack() as stack:
 
         def serve(checkpoint) -> str:
-            service = planner_service(checkpoint, 0, "cpu", 1, True, GuidanceKeys())
+            service = planner_service(ServeConfig(checkpoint=str(checkpoint), seed=0))
             address = str(tmp_path_factory.mktemp("planner") / "planner.sock")
             thread = threading.Thread(target=service.serve, args=(stack.enter_context(listening(address)),))
             stack.callback(thread.join)

@@ -105,7 +105,7 @@ def test_an_episode_is_the_sum_of_its_rewards_and_succeeded_if_it_did_at_any_ste
         return result
 
     trainer.episodes.env.step = stepping
-    ends = [[end.episode_return, end.episode_length, end.episode_success] for end in advance(trainer, 120)]
+    ends = [[end[f"episode_{name}"] for name in ("return", "length", "success")] for end in advance(trainer, 120)]
     np.testing.assert_allclose(ends, ended)
     assert {success for *_, success in ends} == {0, 1}
 
@@ -125,7 +125,7 @@ def test_a_batch_holds_its_share_of_what_experts_did(driven):
 def test_an_expert_that_takes_over_keeps_the_episode_to_its_end(driven):
     trainer = driven(*LIMITS, first=0, takeover=0.15)
     steps = watch(trainer)
-    ends = [end.demonstrated_steps for end in advance(trainer, 180)]
+    ends = [end["episode_driven"] for end in advance(trainer, 180)]
     episode, length, here = (np.array(column) for column in zip(*steps, strict=True))
     begun, counted = set(), []
     for env in range(len(LIMITS)):

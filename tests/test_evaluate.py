@@ -279,5 +279,5 @@ def test_an_episode_succeeds_at_its_end_if_it_does_for_half_a_second_or_all_of_i
 
 
 def test_a_training_episode_says_whether_it_succeeded_and_the_next_begins_anew(toys):
-    assert [end.episode_success for end in toys.run(toys.trainer(scripted("nnn")), 9)] == [0, 1, 1]
-    assert [end.episode_success for end in toys.run(toys.trainer(toys.slides(3)), 6)] == [None, None]
+    assert [end["episode_success"] for end in toys.run(toys.trainer(scripted("nnn")), 9)] == [0, 1, 1]
+    assert [end["episode_success"] for end in toys.run(toys.trainer(toys.slides(3)), 6)] == [None, None]

@@ -30,7 +30,7 @@ from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import REPLAY, read_spec, read_tensors
 from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
-from robot.settings import RunConfig
+from robot.settings import RunConfig, ServeConfig
 from worldmodel.errors import UserError
 from worldmodel.guidance import Fitted, Guidance, Probes, closeness
 from worldmodel.guidance_fit import Remembered, fit
@@ -278,7 +278,7 @@ def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoi
     folder = compiled(0.2, 0.4, checkpoint=sum_of_model(arm_checkpoint))
     answers = []
     for keys in (GuidanceKeys(), GuidanceKeys(str(folder), 0.9), GuidanceKeys(str(folder), 0)):
-        service = planner_service(arm_checkpoint, 3, "cpu", 1, True, keys)
+        service = planner_service(ServeConfig(checkpoint=str(arm_checkpoint), seed=3, guidance=keys))
         service.agent.generator.manual_seed(0)
         answers.append(service.answer(service.blank()).actions)
     assert np.array_equal(answers[0], answers[2]) and not np.array_equal(answers[0], answers[1])

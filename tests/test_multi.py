@@ -9,7 +9,7 @@ from envs.lerobot_env import make_view
 from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import INSTRUCTIONS, TaskConfig
-from envs.wrappers import Multi, take_turns
+from envs.wrappers import Multi
 from policies.settings import QUANTITIES
 from sim.variation import Variation
 from worldmodel.errors import UserError
@@ -139,6 +139,7 @@ def test_an_instruction_alone_shows_nothing_and_a_gymnasium_task_has_none_of_its
 def test_in_an_evaluation_the_tasks_take_turns():
     vector = make_vector(TASK, 4, processes=False, senses=SENSES)
     for first in (0, 57):
-        take_turns(vector.envs, first)
+        for number, each in enumerate(vector.envs, first):
+            each.get_wrapper_attr("fix")(number)
         assert list(vector.reset(seed=[0] * 4)[1]["task"]) == [*WALKERS, WALKERS[0]]
     vector.close()

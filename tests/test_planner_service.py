@@ -8,7 +8,7 @@ import socket
 import stat
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from policies.planner_link.service import PlannerService, listening
 from policies.storage.checkpoint import read_spec
 from policies.text_encoder import WORDS, Words
 from policies.tokens.curves import Curve
+from robot.settings import RunConfig
 from worldmodel.errors import UserError
 from worldmodel.planner import Planner
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY
@@ -143,8 +144,7 @@ def test_only_its_owner_reaches_a_socket_and_only_one_planner_has_it(tmp_path):
 
 def test_a_planners_process_that_cannot_start_says_why_to_its_robot(monkeypatch, tmp_path):
     ours, theirs = socket.socketpair()
-    more = {"guidance": {}, "plugins": [], "watched": {}}
-    words = [str(theirs.detach()), str(tmp_path / "gone"), "0", "cpu", "1", "True", json.dumps(more), ""]
+    words = [str(theirs.detach()), json.dumps(asdict(RunConfig(checkpoint=str(tmp_path / "gone")))), ""]
     monkeypatch.setattr("sys.argv", ["planning", *words])
     process = threading.Thread(target=planning.main)
     process.start()

@@ -131,7 +131,7 @@ def test_a_person_at_a_terminal_sees_the_rate_the_margins_and_the_token(run, cap
     assert all(0 < abs(float(x)) < 0.5 for x in place.split(", "))
     kinds = re.findall(r"(\w+) \d+ % \(\w+\)", line.partition("least margins: ")[2])
     assert kinds == ["position", "rate", "acceleration", "step"]
-    assert ": move(0.133 s) · move(0.133 s) | " in line and re.search(r"\d Hz, tick late [\d.]+ ms", line)
+    assert ": 2 × move(0.133 s) | " in line and re.search(r"\d Hz, tick late [\d.]+ ms", line)
     assert lines[-1] in ("episode 1: done", "episode 1: not done")
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.arm.live import NoView
 from configs.arm.running import RunSession
 from policies.ladder import BACK_OFF, STOP
 from policies.tools import Asker
@@ -20,7 +21,6 @@ from robot.rungs import HELD_RAD, HELD_S
 from robot.safety.stops import FaultKind
 from robot.settings import RunConfig
 from robot.ticks import Ticks
-from robot.views import NoView
 from sim.so101.joints import Targets, Units
 
 HZ = 30.0
@@ -296,9 +296,11 @@ def test_an_episode_begins_at_its_beginning_or_not_at_all(wired, faults, happens
 
     loop.send = disturbed
     laid_out = []
-    mirror = SimpleNamespace(start=start, lay_out=laid_out.append)
+    targets = wired.driver.estimator.targets
+    mirror = SimpleNamespace(start=start, lay_out=laid_out.append, targets=targets)
     session = RunSession(RunConfig(checkpoint="c", robot="so101-twin", seed=7), None, None, None)
-    assert session.prepare(loop, wired.driver, mirror, 1) is (line is None)
+    wired.driver.estimator = mirror
+    assert session.prepare(loop, wired.driver, 1) is (line is None)
     assert laid_out == evaluation_seeds(7, 0, 2)[1:]  # as an evaluation by the same seed
     if line is None:
         assert np.abs(loop.read().joints - start).max() < 0.1

@@ -24,7 +24,7 @@ from policies.training.episodes import observe
 from robot.cameras import CameraBuffer
 from robot.config_so101 import SimCameraConfig, SO101SimConfig
 from robot.loop import Loop
-from robot.settings import RecordConfig, RunConfig
+from robot.settings import RecordConfig, RunConfig, ServeConfig
 from robot.so101 import SimCamera, SO101Sim
 from worldmodel.observation import Observation
 from worldmodel.senses import IMAGE_KEY_PREFIX
@@ -82,7 +82,7 @@ def test_the_simulated_arm_shows_what_training_showed():
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_planners_process_decides_as_the_agent_does_from_the_same_senses(checkpoint, planned):
     answering, loaded = (
-        planner_service(checkpoint, 3, "cpu", 1, planned, GuidanceKeys()),
+        planner_service(ServeConfig(checkpoint=str(checkpoint), seed=3, planner=planned)),
         load_agent(checkpoint, 3, planned=planned),
     )
     agent, cameras = loaded.agent, ("overhead", "wrist")

@@ -77,7 +77,7 @@ def shown(toys, *limits):
 def advance(toys, trainer, steps):
     """Run to so many control steps; the episodes that ended on the way, as plain numbers."""
     ends = toys.run(trainer, steps)
-    return [(e.episode_return, e.episode_length, {n: repr(v) for n, v in e.metrics.items()}) for e in ends]
+    return [{name: repr(value) for name, value in end.items()} for end in ends]
 
 
 def digest(trainer):
@@ -139,7 +139,7 @@ def test_a_run_saved_before_a_metric_was_added_goes_on_and_that_is_empty_until_t
     saved["loop"]["metrics"] = saved["loop"]["metrics"][1:]
     resumed = toys.trainer(toys.slides(7), updates_per_token=0.1)
     resumed.load_state_dict(saved, pytest.fail)
-    ends = [end.metrics["loss_value"] for end in toys.run(resumed, 45)]
+    ends = [end["loss_value"] for end in toys.run(resumed, 45)]
     assert np.isnan(ends[0]) and np.isfinite(ends[-1])
     advance(toys, whole, 45)
     assert digest(resumed) == digest(whole)
@@ -157,14 +157,16 @@ def test_what_cannot_be_resumed_is_said_and_begun_anew(toys, tmp_path, limits, m
     assert said in warning and warning.endswith("; new episodes begin") and "\n" not in warning
     assert resumed.episodes.lengths.tolist() == [0, 0]
     assert torch.equal(resumed.learner.flat, whole.learner.flat)
-    ends = advance(toys, resumed, 70)
-    assert bool(ends) == memory and all(np.isfinite(value) and length <= 12 for value, length, _ in ends)
+    ends = toys.run(resumed, 70)
+    assert bool(ends) == memory and all(
+        np.isfinite(end["episode_return"]) and end["episode_length"] <= 12 for end in ends
+    )
 
 
 def test_the_replay_holds_what_the_environments_did(toys):
     """Every step, its reward, and where the episode stopped; rewards add up to the returns of its episodes."""
     trainer = toys.trainer(toys.slides(*LIMITS))
-    ends = advance(toys, trainer, 90)
+    ends = toys.run(trainer, 90)
     replay, ends_stored = trainer.replay, []
     for env in range(3):
         total, length, held = 0.0, 0, int(replay.filled[env])
@@ -174,7 +176,7 @@ def test_the_replay_holds_what_the_environments_did(toys):
             if replay.final[env, row + 1]:  # an episode's last observation, or the present
                 ends_stored += [(round(total, 4), length)] if length and row + 1 < held - 1 else []
                 total, length = 0.0, 0
-    assert sorted(ends_stored) == sorted((round(value, 4), length) for value, length, _ in ends)
+    assert sorted(ends_stored) == sorted((round(end["episode_return"], 4), end["episode_length"]) for end in ends)
     assert int((~replay.final).sum()) == trainer.steps == 90
     assert replay.action.abs().max() <= 1
     off = replay.seen[STATE_KEY][:, 1:, 0].abs() == 1  # a Slide terminates where it goes off its line, and only there

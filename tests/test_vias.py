@@ -22,6 +22,7 @@ from policies.guidance.vias import readings
 from policies.settings import GuidanceKeys
 from policies.tokens.curves import Curve
 from robot import configuration_semagram  # noqa: F401  registers it
+from robot.settings import ServeConfig
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Probes
 from worldmodel.mppi import Pins, condition
@@ -161,7 +162,8 @@ def test_the_command_keeps_it_and_everybody_follows_it(arm_checkpoint, command, 
     agent = semagram.load(arm_checkpoint)
     agent.guide(tmp_path / "g")
     assert [via.step for via in agent.loaded.agent.vias.each] == [12, 12] and agent.loaded.agent.model is agent.model
-    service = planner_service(arm_checkpoint, 3, "cpu", 1, True, GuidanceKeys(str(tmp_path / "g")))
+    keys = GuidanceKeys(str(tmp_path / "g"))
+    service = planner_service(ServeConfig(checkpoint=str(arm_checkpoint), guidance=keys))
     service.answer(replace(service.blank(), frame=7))
     assert service.agent.vias.clock.tolist() == [7] and bool(service.agent.vias.pinned.all())
     assert sentence in command("guide", run, "show=g")[1] and command("guide", run, f"via={said}", "show=g")[0] == 2

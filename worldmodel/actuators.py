@@ -11,12 +11,10 @@ from torch import Tensor
 from worldmodel.layers import SquashedGaussian
 from worldmodel.model import WorldModel
 
-DEAD = 0.1
-"""An actuator of a smaller gain does not answer."""
+DEAD = 0.1  # an actuator of a smaller gain does not answer
 STEP, ROUNDS = 0.25, 6
 """Of the finite differences in gains and offsets, well above the rounding of bfloat16; linearisations of a fit."""
-ENOUGH = 0.5
-"""Share of the error at which a fit is good enough."""
+ENOUGH = 0.5  # share of the error at which a fit is good enough
 RIDGE = 0.01
 """Pull of a fit to what is believed, in shares of the mean curvature: actuators that were not used stay there."""
 

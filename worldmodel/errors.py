@@ -14,10 +14,8 @@ def warning_line(message: Warning | str, *_place, **_line) -> str:
     return f"semagram: {message}\n"
 
 
-OWN = "semagram: your "
-"""Prefix of the note on an error that names the user's own part that raised it."""
-TRYING = "while trying to "
-"""Prefix of the note on an error that names the action that failed with it."""
+OWN = "semagram: your "  # prefix of the note on an error that names the user's own part that raised it
+TRYING = "while trying to "  # prefix of the note on an error that names the action that failed with it
 
 
 def in_one_line(error: BaseException) -> str:

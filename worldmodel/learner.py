@@ -1,7 +1,4 @@
-"""The update: losses, gradients, clipping, Adam, the target net, the return scale and the averaged weights.
-
-All parameters lie in one buffer, so that Adam, clipping and averaging are single operations.
-"""
+"""The update. All parameters lie in one buffer: Adam, clipping and averaging are single operations."""
 
 import copy
 import math

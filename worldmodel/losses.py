@@ -81,8 +81,7 @@ def readable(inputs: LossInputs) -> Tensor:
     return left.square().mean() / state.square().mean().clamp(min=1e-6)
 
 
-OwnLosses = Mapping[str, Callable[[LossInputs], Tensor]]
-"""Registered losses by name."""
+OwnLosses = Mapping[str, Callable[[LossInputs], Tensor]]  # registered losses by name
 NONE: OwnLosses = MappingProxyType({})
 
 

@@ -39,8 +39,7 @@ TAKEN = {"loss": ("agreement", "consistency", "continue", "contrast", "nan", "po
 """Names that would be taken for something else: a loss has the column `loss_<name>` in metrics.csv."""
 CALLED = ("loss", "planner", "sampler", "tool")
 """Kinds that are called for their result, where a class would make an object instead."""
-loaded: list[str] = []
-"""The modules that `load` imported, which a process that makes environments imports, too."""
+loaded: list[str] = []  # the modules that `load` imported, which a process that makes environments imports, too
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in BUILT_IN}
 
 

@@ -85,10 +85,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Term:
-    """A wish: a named quantity from `low` to `high`, either of which may be infinite.
-
-    `spread`: how far the quantity ranged where it was learned, for those who have no probe of it.
-    """
+    """A quantity wished from `low` to `high`, or infinite. `spread`: how far it ranged where it was learned."""
 
     quantity: str
     low: float = -math.inf

@@ -1,10 +1,12 @@
-"""viewer=web: a run as a page in a browser on this machine, with a button that stops the arm."""
+"""What a person sees of a run: a line a second or, in a browser here, a page with a button that stops it."""
 
+import contextlib
 import json
 import math
 import re
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -19,24 +21,76 @@ from configs.page import inline, jpeg, page, short
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
 from policies.planner_link.messages import Answer
-from policies.tokens.vocabulary import Move
+from policies.tokens.vocabulary import Move, text
+from policies.tools import Asker
 from robot.config_so101 import sim_cameras
 from robot.drivers import PlanFollower
 from robot.loop import Step
 from robot.settings import RunConfig
 from robot.so101 import SimCamera
-from robot.views import REDRAW_S, NoView
 from sim.renderer import choose_backend
+from sim.so101.kinematics import Fingertip
 from worldmodel.errors import UserError
 from worldmodel.settings import TokenConfig
 
-LINES = 50
-"""How many of the newest lines for people the page gets."""
+REDRAW_S, LINE_S = 0.2, 1.0  # how often a page is drawn anew, and how often a line is printed
+LINES = 50  # how many of the newest lines for people the page gets
 PLAN_EVERY = 3
 """A glyph takes the interpreter from the loop for milliseconds, so only every so many events bring a new one."""
-PATIENCE_S = 2.0
-"""A browser that takes nothing for this long is given up."""
+PATIENCE_S = 2.0  # a browser that takes nothing for this long is given up
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+
+
+def _moves(answer: Answer, token: TokenConfig, hz: float) -> list[Move]:
+    """Return the motions of a plan."""
+    return [Move.of(each, token.control_points, token.degree, answer.length / hz) for each in answer.tokens]
+
+
+class NoView:
+    """A view that prints lines and shows no ticks. `asker`: whose questions it may show."""
+
+    asker: Asker | None = None
+
+    def __call__(self, step: Step, follower: PlanFollower) -> None:
+        """Ignore the step."""
+
+    def say(self, text: str) -> None:
+        """Print a line to stderr; a closed terminal raises nothing, as there may still be an arm to stop."""
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Do nothing: nothing is left to show."""
+
+
+class TerminalView(NoView):
+    """Prints a line every LINE_S about a loop's steps. `token`: how the plans' tokens are to be read."""
+
+    def __init__(self, token: TokenConfig, hz: float, episodes: int):
+        self._token, self._hz, self._episodes = token, hz, episodes
+        self._count, self._tip = 0, Fingertip()
+
+    def __call__(self, step: Step, follower: PlanFollower) -> None:
+        """Print a line about the step if the last one is long enough ago."""
+        self._count += 1
+        if self._count % round(LINE_S * self._hz):
+            return
+        plans = follower.plans
+        plan = f"{plans.plan_ms[-1]:.1f} ms" if plans.plan_ms else "none yet"
+        left = {kind: (name, share) for kind, (name, share) in step.margins.least().items() if math.isfinite(share)}
+        margins = ", ".join(f"{kind} {100 * share:.0f} % ({name})" for kind, (name, share) in left.items())
+        self.say(
+            f"episode {step.episode}/{self._episodes} {step.at_s:4.1f} s | {step.rate_hz:.1f} Hz, tick late "
+            f"{1000 * step.late_s:.1f} ms, read to sent {1000 * step.work_s:.1f} ms | plan {plan}, {plans.late} late"
+            f"{', waiting for one' if follower.waiting else ''}: {self._plan(follower)} | "
+            f"tip at [{', '.join(f'{x:.3f}' for x in self._tip.place(step.reading.values)[0])}] m, "
+            f"{100 * step.margins.box_m:.1f} cm inside its box | least margins: {margins}"
+        )
+
+    def _plan(self, follower: PlanFollower) -> str:
+        """Return the plan being followed, in the vocabulary's notation."""
+        answer = follower.answer
+        return "waiting for the first plan" if answer is None else text(_moves(answer, self._token, self._hz))
 
 
 class Onlooker(SimCamera):
@@ -149,8 +203,7 @@ class WebView(NoView):
         """Return a plan's glyph as SVG."""
         if answer is None:
             return ""
-        token, seconds = self._token, answer.length / self._hz
-        moves = [Move.of(each, token.control_points, token.degree, seconds) for each in answer.tokens]
+        moves = _moves(answer, self._token, self._hz)
         drawn = [shape for shape in glyph(moves) if shape.role != "wash"]  # an answer has no deviation
         return inline(svg(drawn, "the plan"))
 

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from configs.arm.mcp_server import offer
 from configs.reporting import say
-from configs.runs.loading import load_agent
+from configs.runs.loading import Loaded, load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.alarms import NEVER, Alarms, Watch
@@ -23,7 +23,6 @@ from policies.ladder import UNDO, Ladder
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
 from policies.planner_link.service import PlannerService, listening
-from policies.settings import GuidanceKeys
 from policies.storage.checkpoint import AgentSpec
 from policies.tools import Tool
 from robot.safety.stops import handled
@@ -33,17 +32,6 @@ from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 ENDING_S = 3.0
-
-
-@dataclass(frozen=True)
-class Watched:
-    """How a robot's planner is watched: by a ladder with tools, to make alarms, to `ask` which guidance is meant."""
-
-    robot: str = ""
-    ladder: bool = False
-    tools: tuple[str, ...] = ()
-    calibrate: bool = False
-    ask: bool = False
 
 
 def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str = "") -> Begin:
@@ -68,40 +56,36 @@ def begin_of(spec: AgentSpec, task: TaskConfig, lead: int = 1, instruction: str 
     )
 
 
-def planner_service(
-    checkpoint: Path,
-    seed: int,
-    device: str,
-    threads: int,
-    planned: bool,
-    guidance: GuidanceKeys,
-    say: Callable[[str], None] = lambda line: None,
-    watched: Watched | None = None,
-) -> PlannerService:
-    """Return a service with a checkpoint's agent; see `load_agent`, `Chosen.load`. Raises UserError without alarms."""
-    loaded, watched = load_agent(checkpoint, seed, device, threads, planned), watched or Watched()
-    chosen = Chosen.load(guidance, loaded.path, loaded.agent.model) if guidance.given else None
-    if chosen and not watched.ask:
+def planner_service(config: RunConfig | ServeConfig, say: Callable[[str], None] = lambda line: None) -> PlannerService:
+    """Return a service with the config's agent; see `load_agent`, `Chosen.load`. Raises UserError without alarms."""
+    loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
+    chosen = Chosen.load(config.guidance, loaded.path, loaded.agent.model) if config.guidance.given else None
+    run = config if isinstance(config, RunConfig) else None
+    if chosen and not (run and run.ask):
         chosen.guide(loaded.agent)
-    watch = Watch() if watched.calibrate else None
-    if watched.ask and chosen:
+    watch = _watch(run, loaded, chosen) if run else None
+    return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
+
+
+def _watch(config: RunConfig, loaded: Loaded, chosen: Chosen | None) -> Watch | None:
+    """Return what watches a run's planner: to ask which guidance is meant, to climb a ladder, or to make alarms."""
+    if config.ask and chosen:
         sentences = [wish.sentence for wish in chosen.wishes]
         if len(set(sentences)) < len(sentences) or len(json.dumps(sentences)) > LONGEST_TEXT // 2:
             raise UserError(f"ask=true: short sentences that differ, not {'; '.join(sentences)}")
         options = dict(zip(sentences, (each for each, _ in chosen.guidances), strict=True))
-        watch = Ladder(NEVER, ask=None, options=options)
-    if watched.ladder:
-        alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", watched.robot)
+        return Ladder(NEVER, ask=None, options=options)
+    if config.ladder:
+        alarms = Alarms.needed(loaded.path, chosen.sentence if chosen else "", config.robot)
         uses = Uses.kept(loaded.path, live=True)
-        watch = Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(watched.tools), uses=uses)
-    return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
+        return Ladder(alarms, UNDO[loaded.task.control or ""], None, tools=Tool.each(config.tools), uses=uses)
+    return Watch() if config.calibrate else None
 
 
 def serve(config: ServeConfig, _folder: Path) -> dict:
     """Plan for robots at an address, until a signal ends it. Returns what was done. Raises ValueError, OSError."""
-    own = config.seed, config.device, config.threads, config.planner, config.guidance
     with listening(planner_address(config.address, "address")) as listener:
-        service = planner_service(Path(config.checkpoint), *own, say)
+        service = planner_service(config, say)
         with handled(lambda *_: service.close()):
             where = listener.getsockname()
             say(f"planning for {service.settings.task} at {where}")
@@ -119,25 +103,23 @@ def planner_client(
     if config.remote:
         client = PlannerClient(partial(reach, planner_address(config.remote, "remote")), begin, say)
     else:
-        more = {"guidance": asdict(config.guidance), "plugins": config.plugins}
-        more["watched"] = asdict(Watched(config.robot, config.ladder, config.tools, config.calibrate > 0, config.ask))
-        own = config.seed, config.device, config.threads, config.planner, json.dumps(more)
-        sock = start_planner(stack, checkpoint, *own, trace)
+        sock = start_planner(stack, replace(config, checkpoint=str(checkpoint)), trace)
         client = PlannerClient(lambda: sock, begin, say, patience_s=None, reconnect=False)
     stack.callback(client.close)
     return client
 
 
-def start_planner(stack: ExitStack, *arguments) -> socket.socket:
+def start_planner(stack: ExitStack, config: RunConfig, trace: str) -> socket.socket:
     """Start a planner in a process of its own, which ends with the stack; return the robot's end of a socket to it.
 
     So a planner that dies cannot take the control loop with it. It is in a process group of its own, since Ctrl-C is
-    for the robot's process, which then ends this one. The arguments are those of `planner_service`.
+    for the robot's process, which then ends this one.
     """
     ours, theirs = socket.socketpair()
     stack.enter_context(ours)
     with theirs:
-        command = [sys.executable, "-P", "-m", "configs.arm.planning", str(theirs.fileno()), *map(str, arguments)]
+        own = str(theirs.fileno()), json.dumps(asdict(config)), trace
+        command = [sys.executable, "-P", "-m", "configs.arm.planning", *own]
         null, passed = subprocess.DEVNULL, [theirs.fileno()]
         process = subprocess.Popen(command, stdin=null, stdout=null, pass_fds=passed, process_group=0)
     stack.enter_context(process)
@@ -154,18 +136,17 @@ def _end(process: subprocess.Popen) -> None:
 
 def main() -> None:
     """Run the planner's process: answer until the robot hangs up, or refuse it with a reason."""
-    descriptor, checkpoint, seed, device, threads, planned, more, trace = sys.argv[1:]
+    descriptor, given, trace = sys.argv[1:]
     with socket.socket(fileno=int(descriptor)) as sock:
         try:
-            keys = json.loads(more)
+            keys = json.loads(given)
             registry.load(keys["plugins"])
-            own = int(seed), device, int(threads), planned == str(True), build(GuidanceKeys, keys["guidance"])
-            service = planner_service(Path(checkpoint), *own, watched=build(Watched, keys["watched"]))
+            service = planner_service(build(RunConfig, keys))
         except (UserError, OSError) as error:
             receive(sock)
             send(sock, Refusal.of(error))
         else:
-            about = {"checkpoint": checkpoint, "task": service.settings.task}
+            about = {"checkpoint": keys["checkpoint"], "task": service.settings.task}
             with traced(service.agent, Path(trace) if trace else None, about):
                 service.converse(sock)
 

@@ -24,8 +24,7 @@ from worldmodel.errors import UserError
 
 SCENE = "so101-touch"
 LONGEST_S = 3600.0
-HELD_BACK_DEG = 5.0
-"""A deviation of the last command from the plan that is worth a line."""
+HELD_BACK_DEG = 5.0  # a deviation of the last command from the plan that is worth a line
 COLUMN = list(RANGES).index(GRIPPER)
 
 

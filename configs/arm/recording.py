@@ -18,7 +18,6 @@ from configs.runs.loading import Loaded, load_agent
 from envs.arm import known, labels, vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
-from envs.state_estimator import StateEstimator
 from policies.agent import Agent
 from policies.decisions.trace import traced
 from policies.storage.checkpoint import find_checkpoint, read_spec
@@ -33,7 +32,7 @@ from robot.safety.gated import SUFFIX, GatedRobot
 from robot.safety.limits import ARM
 from robot.settings import CAMERAS, EXPERT, POLICY, SCRIPT, TELEOP, EpisodeConfig, RecordConfig, RunConfig
 from robot.so101 import SimCamera, SO101Sim
-from robot.takeover import HELP, MOVED_RAD, Keys, Person, Rescue, Rest, Takeover
+from robot.takeover import HELP, MOVED_RAD, Keys, Person, Rescue, Takeover
 from robot.ticks import Clock, SimulatedTime, Ticks
 from sim.renderer import RenderingUnavailable, shows
 from sim.so101 import scene as so101
@@ -97,15 +96,6 @@ class PolicyDriver(Driver):
             camera.disconnect()
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A checkpoint that drives an arm which is not simulated: its run, and what follows its plans."""
-
-    run: RunSession
-    follower: PlanFollower
-    estimator: StateEstimator
-
-
 def record(config: RecordConfig, _folder: Path) -> dict:
     """Record as `RecordSession` does; the folder is the dataset's own."""
     return RecordSession(config).run()
@@ -113,12 +103,15 @@ def record(config: RecordConfig, _folder: Path) -> dict:
 
 @dataclass
 class RecordSession:
-    """A recording session as `config` says. `skipped`: layouts left out because a script cannot reach them."""
+    """A recording session as `config` says. `skipped`: layouts left out because a script cannot reach them.
+
+    `_planned`: of a checkpoint that drives an arm which is not simulated, its run, and what follows its plans.
+    """
 
     config: RecordConfig
     skipped: int = 0
     _keys: Keys | None = None
-    _planned: Planned | None = None
+    _planned: tuple[RunSession, PlanFollower] | None = None
     _agent: Agent | None = None
 
     def run(self) -> dict:
@@ -129,8 +122,8 @@ class RecordSession:
             size = config.camera["height"], config.camera["width"]
             if config.driver == POLICY and not config.simulated:
                 run = self._run()
-                follower, estimator, inner = run.follower(stack, say)
-                self._planned = Planned(run, follower, estimator)
+                follower, inner = run.follower(stack, say)
+                self._planned = run, follower
             else:
                 inner = arm_of(config, stack, config.task_name, config.control_hz, dict.fromkeys(config.cameras, size))
             if config.takeover == TELEOP:
@@ -182,7 +175,8 @@ class RecordSession:
             stack.push(robot)
             units = robot.robot.units if config.simulated else ARM
             if self._planned is not None:
-                units = Units(self._planned.estimator.targets.low, self._planned.estimator.targets.high)
+                targets = self._planned[1].estimator.targets
+                units = Units(targets.low, targets.high)
             driver = self._driver(robot, units)
             stack.enter_context(traced(self._agent, config.trace_folder, {"checkpoint": config.checkpoint}))
             robot.close_with(driver.close)  # after the arm has come to rest
@@ -190,7 +184,7 @@ class RecordSession:
                 self._episode(robot, units, driver, clock, parts)
                 if config.reset_seconds and parts.finished < config.episodes:
                     say(f"{config.reset_seconds:g} s to put things back: not recorded")
-                    resting = Rest() if config.takeover else driver
+                    resting = Driver() if config.takeover else driver
                     self._drive(Loop(robot, units, Ticks(config.control_hz, clock)), resting, config.reset_seconds)
 
     def _driver(self, robot: GatedRobot, units: Units) -> Driver:
@@ -199,7 +193,7 @@ class RecordSession:
             return ScriptDriver(robot.robot)
         if config.driver == TELEOP:
             return self._leader(robot, units)
-        policy = self._policy(robot.robot) if self._planned is None else self._planned.follower
+        policy = self._policy(robot.robot) if self._planned is None else self._planned[1]
         if config.takeover == SCRIPT:
             return Takeover(policy, Rescue(robot.robot, config.takeover_s), hz)
         if self._keys is None:
@@ -286,9 +280,10 @@ class RecordSession:
 
     def _begin(self, loop: Loop, driver: Driver, number: int) -> int:
         """Lay the scene out or take the arm to its start; return the layout's seed. Raises ValueError, Ended."""
-        robot, planned = loop.robot, self._planned
-        if planned is not None:
-            if not planned.run.prepare(loop, planned.follower, planned.estimator, number):
+        robot = loop.robot
+        if self._planned is not None:
+            run, follower = self._planned
+            if not run.prepare(loop, follower, number):
                 raise Ended(f"stopped: {loop.faults[-1]}")
             loop.rest()  # opening the episode's files takes a while
         for attempt in range(TRIES):

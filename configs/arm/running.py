@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lerobot.robots import Robot
 
-from configs.arm.live import WebView, shown
+from configs.arm.live import NoView, TerminalView, WebView, shown
 from configs.arm.planning import begin_of, planner_client
 from configs.arm.session import ENDS, arm_of, return_home
 from configs.reporting import say
@@ -37,14 +37,12 @@ from robot.loop import Loop, Smoothness
 from robot.safety.stops import Stopped
 from robot.settings import CAMERAS, REAL, SIM, RunConfig
 from robot.ticks import Ticks, no_collection
-from robot.views import NoView, TerminalView
 from sim.so101.joints import Units
 from sim.so101.tasks import FULL, TASKS
 from worldmodel.errors import in_one_line
 from worldmodel.strict import ConfigError
 
-TRIES = 3
-"""The run ends after this many faults on the way to an episode's start."""
+TRIES = 3  # the run ends after this many faults on the way to an episode's start
 ROOM_FOR_REST = 1 << 16  # bytes of a message reserved for all but its frames
 
 
@@ -175,7 +173,8 @@ class RunSession:
             trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
             asker = Asker(config.ask_timeout_s, show.say) if config.ask or config.ladder else None
             show.asker = asker
-            follower, estimator, inner = self.follower(stack, show.say, trace, asker)
+            follower, inner = self.follower(stack, show.say, trace, asker)
+            estimator = follower.estimator
             wishes = wishes_of(config.guidance, bare=True) or self.task.guidance
             judged = wishes and not config.ask
             fulfilment = Fulfilment(Judge(wishes, estimator.names), estimator) if judged else None
@@ -186,7 +185,7 @@ class RunSession:
             connect(robot)
             say(f"{robot}: {self.task.label}, limits={config.preset}")
             results: list[bool | None] = []
-            end = self._drive(loop, follower, estimator, results, fulfilment)
+            end = self._drive(loop, follower, results, fulfilment)
         if config.calibrate and end in ("done", "fault"):
             self._calibrate(follower, results)
         known = [done for done in results if done is not None]
@@ -211,8 +210,8 @@ class RunSession:
 
     def follower(
         self, stack: contextlib.ExitStack, say: Callable[[str], None], trace: str = "", asker: Asker | None = None
-    ) -> tuple[PlanFollower, StateEstimator, Robot]:
-        """Return what follows the checkpoint's plans, the task's state, and the arm; closing `stack` ends all."""
+    ) -> tuple[PlanFollower, Robot]:
+        """Return what follows the checkpoint's plans, and the arm; closing `stack` ends all."""
         config, hz, senses = self.config, self.task.arm.control_hz, self.senses
         begin = begin_of(self.spec, task_of(self.spec), config.lead, self.instruction)
         link = planner_client(stack, config, self.path, begin, say, trace)
@@ -231,26 +230,21 @@ class RunSession:
         lead = min(config.lead, begin.every)
         follower = PlanFollower(estimator, link, hz, lead, cameras, bodies, say, asker, config.ladder)
         follower.waits = math.ceil(config.ask_timeout_s * hz) * (asker is not None)
-        return follower, estimator, inner
+        return follower, inner
 
     def _drive(
-        self,
-        loop: Loop,
-        follower: PlanFollower,
-        estimator: StateEstimator,
-        results: list[bool | None],
-        fulfilment: Fulfilment | None,
+        self, loop: Loop, follower: PlanFollower, results: list[bool | None], fulfilment: Fulfilment | None
     ) -> str:
         """Run all episodes, shut down whatever ends them, and return "done", "fault" or a signal's name."""
         judged = self.config.simulated or self.needs_places or bool(self.config.target)
-        judge = fulfilment or (estimator.success if judged else None)
+        judge = fulfilment or (follower.estimator.success if judged else None)
         steps = round(self.seconds * loop.ticks.hz) + 1  # 1: to see the last
         try:
             with contextlib.ExitStack() as stack, no_collection():
                 stack.push(loop.robot)
                 home = loop.read().joints
                 for episode in range(self.config.episodes):
-                    if not self.prepare(loop, follower, estimator, episode):
+                    if not self.prepare(loop, follower, episode):
                         return "fault"
                     if fulfilment:
                         fulfilment.episodes.append([])
@@ -269,9 +263,10 @@ class RunSession:
             say(f"stopped: {line}")
             return "fault"
 
-    def prepare(self, loop: Loop, follower: PlanFollower, estimator: StateEstimator, episode: int) -> bool:
+    def prepare(self, loop: Loop, follower: PlanFollower, episode: int) -> bool:
         """Lay out an episode and bring the arm to its starting position. Returns whether it got there."""
         (seed,) = evaluation_seeds(self.config.seed, episode, 1)
+        estimator = follower.estimator
         estimator.lay_out(seed)
         follower.begin(seed)
         if self.config.simulated:

@@ -18,8 +18,7 @@ from robot.settings import REAL, ArmConfig
 from robot.so101 import SO101Sim
 from worldmodel.errors import in_one_line
 
-ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)
-"""What ends a session early; the group: errors of the shutdown."""
+ENDS = (RobotFault, DriverLost, Stopped, ExceptionGroup)  # what ends a session early; the group: errors of the shutdown
 
 
 def arm_of(
@@ -32,9 +31,8 @@ def arm_of(
     cameras = getattr(config, "robot_cameras", {})
     if config.robot == REAL:
         return driven(config.port, config.id, config.calibration_dir, cameras)
-    if config.port_file:
-        return twin(Path(config.port_file), cameras)
-    return twin(stack.enter_context(served()), cameras)
+    port_file = Path(config.port_file) if config.port_file else stack.enter_context(served())
+    return twin(port_file, cameras)
 
 
 def return_home(loop: Loop, home: np.ndarray) -> bool:

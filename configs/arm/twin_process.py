@@ -52,10 +52,7 @@ def serve(config: TwinConfig, _folder: Path) -> dict:
 
 @contextmanager
 def served() -> Iterator[Path]:
-    """Serve a twin in a process of its own, which ends with this one; yield its port file, beside its twin.json.
-
-    Raises OSError if it does not come up within START_S.
-    """
+    """Yield the port file of a twin in a process that ends with this one. Raises OSError if not up in START_S."""
     with tempfile.TemporaryDirectory(prefix="semagram-twin-") as folder:
         port_file, null = Path(folder) / "port", subprocess.DEVNULL
         with started("twin", [f"port_file={quoted(port_file)}"], stdout=null, stderr=null) as process:

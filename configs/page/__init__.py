@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-STYLE = "/*style*/"
-"""Where a page wants the style."""
+STYLE = "/*style*/"  # where a page wants the style
 
 
 def page(name: str) -> str:

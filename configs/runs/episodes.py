@@ -1,7 +1,8 @@
 """The episodes of an evaluation, played a few at a time, and the time that a decision takes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from gymnasium import Env
@@ -13,13 +14,11 @@ from envs.make import ENDLESS, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.alarms import Watch
 from policies.training.episodes import Episodes, episode_seed, play
 from policies.training.rollouts import Rollout, joined, rollout
 from worldmodel.observation import Observation
 
-TOGETHER = 10
-"""The most environments stepped at once; one of the arm's takes 70 to 90 MB."""
+TOGETHER = 10  # the most environments stepped at once; one of the arm's takes 70 to 90 MB
 WARM_UP = 5  # decisions left out; the first ones may include compilation
 
 
@@ -44,28 +43,20 @@ class EvaluationEpisodes:
         """The most steps of the vector environment that all batches can take."""
         return self.limit * -(-self.count // self.env.num_envs)
 
-    def play(
-        self,
-        agent: Agent,
-        seed: int,
-        tick: Callable[[], None] | None = None,
-        named: Sequence[str] = (),
-        watch: Watch | None = None,
-    ) -> Rollout:
-        """Play all episodes, and keep the quantities `named`; `tick` at each step; `watch` reads the gauges."""
+    def play(self, agent: Agent, seed: int, **how: Any) -> Rollout:
+        """Play all episodes; `how`: `tick`, `named` and `watch`, as of `rollout`."""
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
             self.states.append(agent.generator.get_state())
-            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first, named, watch))
+            played.append(rollout(self.batch(first), agent, seed, self.limit, first=first, **how))
         return joined(played)
 
     def batch(self, first: int) -> SyncVectorEnv:
         """Return the environments of the batch that begins with episode `first`, ready for it; they are still owned."""
         env = _some(self.env, self.count - first)
         if self.task.name == "multi":
-            from envs.wrappers import take_turns
-
-            take_turns(env.envs, first)
+            for number, each in enumerate(env.envs, first):  # the tasks take turns
+                each.get_wrapper_attr("fix")(number)
         return env
 
     def close(self) -> None:

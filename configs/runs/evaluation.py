@@ -221,7 +221,8 @@ class Evaluation:
         if not self.config.video_episodes:
             agent = self.agent(True)
             watch = self.watch(alarms) if self.config.ladder else None
-            film(folder / "rollout.mp4", self.filmed(), task, agent, seed, memories, None, self.report, watch)
+            how = {"memories": memories, "report": self.report, "watch": watch}
+            film(folder / "rollout.mp4", self.filmed(), task, agent, seed, **how)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -267,10 +268,10 @@ class Evaluation:
             about = {"task": self.loaded.task.label, "checkpoint": str(self.loaded.path), "seed": config.seed}
             stack.enter_context(traced(agent, folder / TRACE if config.trace else None, about))
             with progress_bar(episodes.steps, desc="with the planner") as bar:
-                planned = episodes.play(agent, config.seed, bar.update, self.report.names, watch)
+                planned = episodes.play(agent, config.seed, tick=bar.update, named=self.report.names, watch=watch)
             states = episodes.states
             with progress_bar(episodes.steps, desc="policy alone") as bar:
-                alone = episodes.play(policy, config.seed, bar.update, self.report.names)
+                alone = episodes.play(policy, config.seed, tick=bar.update, named=self.report.names)
         return planned, alone, agent, states
 
     @cached_property

@@ -37,8 +37,7 @@ from worldmodel.replay import sample_starts, window_at
 from worldmodel.senses import STATE_KEY
 
 SLOT = "/*data*/"
-LAGS = {f"{LAG}[{i}]": f"{joint}.{LAG}" for i, joint in enumerate(JOINTS)}
-"""How the page names the arm's lags."""
+LAGS = {f"{LAG}[{i}]": f"{joint}.{LAG}" for i, joint in enumerate(JOINTS)}  # how the page names the arm's lags
 MOMENTS, SAMPLED = 10_000, 64
 """How many of the newest remembered moments say what is usual, and how many give the usual features of a sense."""
 SHOWN, PAIRED, CAME = 8, 4, 4

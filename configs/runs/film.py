@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import imageio.v2 as imageio
@@ -63,22 +64,12 @@ def leave(parts: Parts, folder: RunFolder, report: Report, heed: Callable[[], No
         film(folder.path / "rollout.mp4", env, config.task, agent, memories=memories, tick=heed, report=report)
 
 
-def film(
-    path: Path,
-    env: gymnasium.Env,
-    task: TaskConfig,
-    agent: Agent,
-    seed: int = 0,
-    memories: NearestFrames | None = None,
-    tick: Callable[[], None] | None = None,
-    report: Report = NOTHING,
-    watch: Watch | None = None,
-) -> bool:
-    """Write one episode of `env` to `path` and close `env`; the rest as of `film_one`."""
+def film(path: Path, env: gymnasium.Env, task: TaskConfig, agent: Agent, seed: int = 0, **how: Any) -> bool:
+    """Write one episode of `env` to `path` and close `env`; `how`: `memories`, `tick`, ... as of `film_one`."""
     try:
         vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
         episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, memories, tick, report=report, watch=watch)
+        return film_one(path, episodes, task, agent, **how)
     finally:
         env.close()
 

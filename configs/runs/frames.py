@@ -16,8 +16,7 @@ from worldmodel.model import WorldModel
 from worldmodel.observation import FrameHistory, Observation
 from worldmodel.senses import STATE_KEY, is_image
 
-MOST = 100
-"""Frames of success, or of none, that are read of a dataset, evenly chosen."""
+MOST = 100  # frames of success, or of none, that are read of a dataset, evenly chosen
 
 
 @torch.no_grad()

@@ -24,15 +24,7 @@ from envs import arm
 from envs.make import make
 from policies.guidance import compiling, storage, wishes
 from policies.guidance.compiling import Memory
-from policies.storage.checkpoint import (
-    REPLAY,
-    AgentSpec,
-    find_checkpoint,
-    load_model,
-    read_replay,
-    read_spec,
-    read_tensors,
-)
+from policies.storage import checkpoint as checkpoints
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.guidance import Guidance, Head, Probes, nearby
@@ -51,7 +43,7 @@ class Known:
     """A checkpoint, and what its agent remembers."""
 
     path: Path
-    spec: AgentSpec
+    spec: checkpoints.AgentSpec
     model: WorldModel
     memory: Memory
     probes: Probes
@@ -62,9 +54,9 @@ class Known:
         """Load it. Raises FolderError, among others for a checkpoint without a replay or quantities."""
         begun = time.perf_counter()
         prepare(MachineConfig("cpu", config.threads, "false"))
-        path = find_checkpoint(Path(config.checkpoint))
-        spec = read_spec(path)
-        model = load_model(path, spec)
+        path = checkpoints.find_checkpoint(Path(config.checkpoint))
+        spec = checkpoints.read_spec(path)
+        model = checkpoints.load_model(path, spec)
         memory = remembered(path, model)
         return cls(path, spec, model, memory, memory.probes(), time.perf_counter() - begun)
 
@@ -76,14 +68,14 @@ class Known:
 
 def remembered(path: Path, model: WorldModel) -> Memory:
     """Read the replay of a checkpoint, encoded by `model`. Raises FolderError."""
-    spec = read_spec(path)
+    spec = checkpoints.read_spec(path)
     if not spec.quantities:
         raise FolderError(f"{path}: no quantities were recorded when it was trained; train again to guide it")
     if differing := [key for key in model.senses if spec.senses.get(key) != model.senses[key]]:
         raise FolderError(f"{path}: its {differing[0]} is not the agent's, {model.senses[differing[0]]}")
-    replay = read_replay(path, spec.senses, model.config.vision.frame_lags)
+    replay = checkpoints.read_replay(path, spec.senses, model.config.vision.frame_lags)
     if not replay.steps:
-        raise FolderError(f"{path / REPLAY}: holds no step")
+        raise FolderError(f"{path / checkpoints.REPLAY}: holds no step")
     return Memory.of(replay, model, tuple(spec.quantities))
 
 
@@ -105,7 +97,7 @@ def guide(config: GuideConfig, folder: Path) -> dict:
         return quantities(Known.of(config))
     if config.show:
         return describe(Path(config.show), Known.of(config))
-    path = find_checkpoint(Path(config.checkpoint))
+    path = checkpoints.find_checkpoint(Path(config.checkpoint))
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     out = Path(config.out) if config.out else run / "guidance" / folder.name
     storage.check_place(out)  # before the fit
@@ -199,7 +191,7 @@ def _latent(said: str, known: Known) -> Float[Tensor, " D"]:
     if (place / "meta").is_dir():
         frames = Frames.read(place)
         return frames.latents([frames.row(episode, step)], known.model)[0]
-    other = find_checkpoint(place)
+    other = checkpoints.find_checkpoint(place)
     memory = known.memory if other.resolve() == known.path.resolve() else remembered(other, known.model)
     return memory.remembered.z[compiling.moment(memory, episode, step)]
 
@@ -209,7 +201,7 @@ def _observation(file: Path, model: WorldModel) -> Observation:
     if file.suffix not in (".npz", ".safetensors") or not file.is_file():
         raise UserError("no such .npz or .safetensors file; or <run or dataset>:<episode>:<step>")
     if file.suffix == ".safetensors":
-        values: Mapping = read_tensors(file)
+        values: Mapping = checkpoints.read_tensors(file)
     else:
         try:
             with np.load(file, allow_pickle=False) as arrays:

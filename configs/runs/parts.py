@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from configs.runs.recordings import Recordings
 
 
-SHAPES = ("senses", "action_size", "model")
-"""What a checkpoint's weights depend on."""
+SHAPES = ("senses", "action_size", "model")  # what a checkpoint's weights depend on
 
 
 @dataclass(frozen=True)

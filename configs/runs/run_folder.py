@@ -25,15 +25,12 @@ COLUMNS = (
     *("eval_return", "eval_std", "eval_policy_return", "eval_success", "eval_policy_success", *UPDATE_METRICS),
     "plan_std",
 )
-GUIDED = ("guidance_satisfied", "policy_guidance_satisfied")
-"""Further columns of a run under guidance."""
-RECORDED = ("held_out_action_error", "held_out_value_auc")
-"""Further columns of a run on recordings."""
+GUIDED = ("guidance_satisfied", "policy_guidance_satisfied")  # further columns of a run under guidance
+RECORDED = ("held_out_action_error", "held_out_value_auc")  # further columns of a run on recordings
 TIMES = ("env_steps", "seconds", "env_steps_per_second", "plan_ms")
 """Columns of timing.csv: environment steps; seconds of training (without evaluations) so far, and steps per second;
 the mean milliseconds of the newest thousand plans."""
-PATIENCE_S = 60
-"""How long to wait for a folder whose last run is still saving a checkpoint."""
+PATIENCE_S = 60  # how long to wait for a folder whose last run is still saving a checkpoint
 
 
 def point_last(path: Path) -> None:

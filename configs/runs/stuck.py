@@ -23,15 +23,12 @@ from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
 
-SEEDS = 12, 13
-"""Of the good episodes and of those with a fault, other than those that alarms were made from."""
+SEEDS = 12, 13  # of the good episodes and of those with a fault, other than those that alarms were made from
 LEARN = "learn"
 LEARN_SEED, LEARNED = 14, 20
 """Where the ladder has tools, it first plays so many episodes of each fault, of that seed, to know what they bring."""
-GOOD = 0.8
-"""Share of a good episode's reward that counts as good as one."""
-LAST = 0.1
-"""Share of an episode at its end by which it is judged."""
+GOOD = 0.8  # share of a good episode's reward that counts as good as one
+LAST = 0.1  # share of an episode at its end by which it is judged
 NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
 MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
 NOMINAL = "nominal"
@@ -195,10 +192,7 @@ class _Played:
         return auc(np.array(scores), np.arange(len(scores)) < len(bad["gauges"]))
 
     def judged(self, played: dict, level: float, at_step: int) -> list[Float[np.ndarray, " N"]]:
-        """Return which episodes end as good as good ones, and the share of each that was wasted.
-
-        That is from the fault until the reward is `level` for good, or until the ladder stops.
-        """
+        """Return which episodes end as good ones do, and each one's share from the fault on that was wasted."""
         stops = {step["episode"]: step["decision"] * self.length for step in played["steps"] if step["rung"] == STOP}
         success = np.array([float(_end(each) >= level) for each in played["rewards"]])
         wasted = []

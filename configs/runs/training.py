@@ -33,8 +33,7 @@ from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError, build
 
 STOPPING = b"\nstopping as soon as all is saved; the same signal again stops at once, without a checkpoint\n"
-PAYS = 10_000
-"""Updates and plans after which compiling them has paid (docs/results.md)."""
+PAYS = 10_000  # updates and plans after which compiling them has paid (docs/results.md)
 
 
 @dataclass
@@ -218,15 +217,9 @@ class Training:
                 compiling = self.parts.machine.compiled and trainer.learner.updates == updates
                 started = time.perf_counter()
                 for ended in trainer.step():
-                    self._log(
-                        episode_return=ended.episode_return,
-                        episode_length=ended.episode_length,
-                        episode_success=ended.episode_success,
-                        episode_driven=ended.demonstrated_steps,
-                        **ended.metrics,
-                    )
-                    who = " (an expert drove)" if ended.demonstrated_steps else ""
-                    bar.set_postfix_str(f"return {ended.episode_return:.0f}{who}", refresh=False)
+                    self._log(**ended)
+                    who = " (an expert drove)" if ended["episode_driven"] else ""
+                    bar.set_postfix_str(f"return {ended['episode_return']:.0f}{who}", refresh=False)
                 took = time.perf_counter() - started
                 self.seconds += took
                 what = "compiling" if compiling and trainer.learner.updates > updates else "training"
@@ -262,8 +255,9 @@ class Training:
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         folder = self.folder.path / TRACE / f"{now:09d}" if config.trace else None
         with self._timed("evaluating"), traced(agent, folder, {"task": self.config.task.label, "env_steps": now}):
-            planned = self.episodes.play(agent, seed, self._heed, self.report.names)
-            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, self._heed, self.report.names)
+            how = {"tick": self._heed, "named": self.report.names}
+            planned = self.episodes.play(agent, seed, **how)
+            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, **how)
         fulfilled = self.report.fulfilled(planned, alone)
         self._log(**{name: fulfilled.get(name) for name in GUIDED}, **columns(planned, alone))
         self.evaluated, wanted = now, config.stop_at_return

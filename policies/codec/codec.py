@@ -21,8 +21,7 @@ from worldmodel.strict import build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
 KIND = "semagram-codec"
-FORMAT = 2
-"""Increment it with every change of what the files contain; older formats cannot be read."""
+FORMAT = 2  # increment it with every change of what the files contain; older formats cannot be read
 TAIL = 0.01  # share of the data beyond -1, and beyond 1
 CONSTANT = 1e-6  # a channel that spans less than this does not move
 MARGIN = 1.3  # decoded actions stay within so many half ranges of the data

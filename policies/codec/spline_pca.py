@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from policies.tokens.curves import design, ends, gaps
 
 RIDGE = 1e-3
-DEGREE, STEPS = 3, 5
-"""Of a chunk's curve, and how many control steps there are for each of its control points."""
+DEGREE, STEPS = 3, 5  # of a chunk's curve, and how many control steps there are for each of its control points
 
 
 @dataclass(frozen=True)

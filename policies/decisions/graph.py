@@ -20,10 +20,8 @@ from worldmodel.observation import Observation
 from worldmodel.planner import join, search_in
 from worldmodel.senses import STATE_KEY, name
 
-TOP = 8
-"""How many of the most important groups are held at their means together, and one by one in the table."""
-DESCRIBED = 3
-"""How many quantities a group is described by."""
+TOP = 8  # how many of the most important groups are held at their means together, and one by one in the table
+DESCRIBED = 3  # how many quantities a group is described by
 
 
 def exact(model: WorldModel) -> WorldModel:
@@ -155,10 +153,7 @@ class Explainer:
         tokens: Float[Tensor, "H P"],
         followed: Float[Tensor, "H D"] | None = None,
     ) -> Explained:
-        """Explain a plan made from one observation, whose first curve begins at `reached`.
-
-        `followed`: the latents that really came when the plan was carried out.
-        """
+        """Explain a plan whose first curve begins at `reached`. `followed`: the latents that really came of it."""
         root = join(self.encode(seen), reached[None])[0]
         path = follow(self.search, root[None], tokens[:, None])
         wrong = None

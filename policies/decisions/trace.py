@@ -25,13 +25,10 @@ from worldmodel.guidance import Guided
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan
 
-ROWS, EVERY_S = 512, 1.0
-"""Rows of a file, and seconds between two writings."""
+ROWS, EVERY_S = 512, 1.0  # rows of a file, and seconds between two writings
 MOST_BYTES = 256 << 20
-REJECTED = 3
-"""How many rejected plans a row holds: of the best, those that differ most from what is in the row already."""
-TRACE, ABOUT = "trace", b"semagram"
-"""The usual name of the folder, and the key of `about` in a file's metadata."""
+REJECTED = 3  # how many rejected plans a row holds: of the best, those that differ most from what is in the row already
+TRACE, ABOUT = "trace", b"semagram"  # the usual name of the folder, and the key of `about` in a file's metadata
 Place = Callable[[], tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]]
 
 
@@ -175,10 +172,7 @@ def _decisions(
 def rejected(
     elites: Float[np.ndarray, "T E P"], returns: Float[np.ndarray, " E"], chosen: Float[np.ndarray, "T P"]
 ) -> list[int]:
-    """Return which of a plan's elites, sorted by return, stand for what was not done.
-
-    One after another, of the better half that which is farthest from the chosen plan and from those taken before.
-    """
+    """Return which of a plan's elites stand for what was not done: of the better half, each farthest from the rest."""
     usable = [e for e in range(len(returns)) if np.isfinite(returns[e])]
     best = usable[: max(REJECTED + 1, len(usable) // 2)]
     taken: list[int] = []

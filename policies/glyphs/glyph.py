@@ -19,16 +19,12 @@ from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token
 
 MIDDLE, BAND, WIDEST = 0.58, 0.315, 0.25
 """Radius of the middle of all lanes, and a stroke's largest distance from it and from the centre of its lane."""
-RULER = 0.2
-"""Radius of the ruler, inside all lanes."""
-THREAD, REST = 0.003, 0.0015
-"""Half the width of the thinnest line of ink, and of the circles that mark the value 0."""
+RULER = 0.2  # radius of the ruler, inside all lanes
+THREAD, REST = 0.003, 0.0015  # half the width of the thinnest line of ink, and of the circles that mark the value 0
 LAYERS = (1.0, 0.62, 0.31)
 """Widths of the layers of pale ink, in standard deviations; only the widest is drawn for more than MANY lanes."""
-UNKNOWN = 3**-0.5
-"""The standard deviation of a value known only to be in [-1, 1] (uniform); none is drawn wider."""
-DOTS = {-2: 0.005, -1: 0.0075, 0: 0.012}
-"""Radius of the ruler's dots by rank: 0.01, 0.1 and 1 s."""
+UNKNOWN = 3**-0.5  # the standard deviation of a value known only to be in [-1, 1] (uniform); none is drawn wider
+DOTS = {-2: 0.005, -1: 0.0075, 0: 0.012}  # radius of the ruler's dots by rank: 0.01, 0.1 and 1 s
 INNER, HEAD, SIZE = 0.255, 0.915, 0.045
 """Distances from the centre at which a mark's stem begins and its head lies, and the radius of the head."""
 

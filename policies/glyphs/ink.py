@@ -18,10 +18,8 @@ from policies.tokens.vocabulary import Token, text
 
 INK, NIGHT = "#15151c", "#f1efe8"
 """The ink's colours on white paper and on a dark page."""
-SCALE = 1000
-"""SVG units from the middle of a glyph to its edge."""
-ERROR = 2
-"""How far an outline is simplified in an SVG, in units."""
+SCALE = 1000  # SVG units from the middle of a glyph to its edge
+ERROR = 2  # how far an outline is simplified in an SVG, in units
 
 
 def svg(shapes: Iterable[Shape], title: str = "") -> str:

@@ -1,7 +1,4 @@
-"""The layout of a glyph: the times of a sentence's tokens as angles, and the centre lines of what moves along them.
-
-Angles are in radians, clockwise from the gap at the top.
-"""
+"""A sentence's tokens as angles (rad, clockwise from the gap at the top), and the centre lines along them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,19 +10,13 @@ from jaxtyping import Float
 from policies.tokens.curves import design
 from policies.tokens.vocabulary import Grip, Move, Stop, Token, checked
 
-GAP = 0.44
-"""Angle left open at the top, where time begins and ends."""
-PAUSE = 0.2
-"""Largest angle given to an event outside a motion: it has no duration, but needs room to be seen."""
-CROWDED = 0.4
-"""Largest share of the circle for all such events together."""
-FINEST = 80
-"""Largest number of marks on the ruler; longer sentences get a coarser one."""
-STEP = 0.025
-"""Largest angle between two points of a line; twice that for more than MANY lanes."""
+GAP = 0.44  # angle left open at the top, where time begins and ends
+PAUSE = 0.2  # largest angle given to an event outside a motion: it has no duration, but needs room to be seen
+CROWDED = 0.4  # largest share of the circle for all such events together
+FINEST = 80  # largest number of marks on the ruler; longer sentences get a coarser one
+STEP = 0.025  # largest angle between two points of a line; twice that for more than MANY lanes
 MANY = 8
-TAIL = 0.16
-"""Angle over which the brush is lifted after the last stroke."""
+TAIL = 0.16  # angle over which the brush is lifted after the last stroke
 
 
 @dataclass(frozen=True)

@@ -10,24 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from policies.planner_link.messages import (
-    Answer,
-    Begin,
-    Message,
-    Question,
-    Ready,
-    Refusal,
-    Refused,
-    encode,
-    hang_up,
-    receive,
-)
+from policies.planner_link import messages
+from policies.planner_link.messages import Answer, Begin, Question, Ready, Refusal, Refused
 from worldmodel.errors import UserError
 
-RETRY_S = 0.5
-"""Pause before each attempt to reconnect."""
-MOST_TOKENS = 100
-"""Maximum number of tokens in a plan."""
+RETRY_S = 0.5  # pause before each attempt to reconnect
+MOST_TOKENS = 100  # maximum number of tokens in a plan
 
 
 class PlannerClient:
@@ -75,7 +63,7 @@ class PlannerClient:
         if self.waiting:
             return False
         given = fresh, state, tuple(frames), np.asarray(present, bool), *more
-        question = encode(Question(self._number + 1, *given))
+        question = messages.encode(Question(self._number + 1, *given))
         self._number += 1
         self._pending = self._worker.submit(self._exchange, question)
         self._since = time.monotonic() if self._since is None else self._since
@@ -104,7 +92,7 @@ class PlannerClient:
     def close(self) -> None:
         """Hang up and stop reconnecting."""
         self._closed.set()
-        hang_up(self._socket)
+        messages.hang_up(self._socket)
         self._worker.shutdown()
         if self._socket is not None:
             self._socket.close()
@@ -124,7 +112,7 @@ class PlannerClient:
         sock = self._socket = self._reach()
         if self._closed.is_set():
             raise ConnectionError("closed")
-        sock.sendall(encode(replace(self._begin, resumes=resumes)))
+        sock.sendall(messages.encode(replace(self._begin, resumes=resumes)))
         _reply(sock, Ready, self._patience_s and time.monotonic() + self._patience_s)
         return sock
 
@@ -158,9 +146,9 @@ class PlannerClient:
         return "" if answer.number == self._number else f"it is for question {answer.number}, not {self._number}"
 
 
-def _reply[T: Message](sock: socket.socket, kind: type[T], deadline: float | None = None) -> T:
+def _reply[T: messages.Message](sock: socket.socket, kind: type[T], deadline: float | None = None) -> T:
     """Wait for a message of that kind. Raises Refused for any other, WrongMessage or OSError."""
-    reply = receive(sock, deadline)
+    reply = messages.receive(sock, deadline)
     if isinstance(reply, Refusal):
         raise Refused(reply.reason, reply.final)
     if not isinstance(reply, kind):

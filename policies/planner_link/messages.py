@@ -21,8 +21,7 @@ from worldmodel.errors import UserError
 
 MAGIC = b"SGMA"
 HEAD = struct.Struct(">4sI")
-LARGEST = 1 << 23
-"""Maximum size of a body in bytes."""
+LARGEST = 1 << 23  # maximum size of a body in bytes
 LONGEST_TEXT = 500
 CHUNK = 1 << 16
 VECTOR, MATRIX = ({"dtype": np.float32, "ndim": ndim} for ndim in (1, 2))  # how arrays are checked

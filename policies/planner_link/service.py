@@ -14,30 +14,16 @@ from torch import Tensor
 
 from policies.agent import Agent, Totals
 from policies.alarms import Notice, Watch
-from policies.planner_link.messages import (
-    Answer,
-    Begin,
-    Question,
-    Ready,
-    Refusal,
-    Refused,
-    WrongMessage,
-    hang_up,
-    incompatible,
-    one_line,
-    receive,
-    send,
-)
+from policies.planner_link import messages
+from policies.planner_link.messages import Answer, Begin, Question, Refusal, Refused, WrongMessage
 from policies.text_encoder import WORDS, Words
 from worldmodel.errors import UserError
 from worldmodel.mppi import PlanFault
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
 
-HANDSHAKE_S = 5.0
-"""Maximum time from the start of a connection to its Begin."""
-MOST = 16
-"""Maximum number of connections at a time."""
+HANDSHAKE_S = 5.0  # maximum time from the start of a connection to its Begin
+MOST = 16  # maximum number of connections at a time
 REPLACED = "another robot took over"
 
 
@@ -95,9 +81,8 @@ class PlannerService:
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         plan_ms = 1000 * (time.perf_counter() - began)
         choices = json.dumps(notice.choices, ensure_ascii=False) if notice.choices else ""
-        return Answer(
-            question.number, plan_ms, length, actions, tokens, notice.rung, one_line(notice.why), choices, notice.gauges
-        )
+        told = notice.rung, messages.one_line(notice.why), choices, notice.gauges
+        return Answer(question.number, plan_ms, length, actions, tokens, *told)
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
@@ -118,7 +103,7 @@ class PlannerService:
                 raise
         finally:
             for thread, sock in peers:  # PyTorch aborts a process that ends while a thread plans
-                hang_up(sock)
+                messages.hang_up(sock)
                 thread.join(HANDSHAKE_S)
 
     def converse(self, sock: socket.socket) -> None:
@@ -126,7 +111,7 @@ class PlannerService:
         what = "refused"
         with sock:
             try:
-                begin = receive(sock, time.monotonic() + HANDSHAKE_S)
+                begin = messages.receive(sock, time.monotonic() + HANDSHAKE_S)
                 if not isinstance(begin, Begin):
                     raise WrongMessage(f"{type(begin).__name__}: Begin comes first")
                 self._sentence_of(begin)
@@ -137,16 +122,16 @@ class PlannerService:
                     if self._socket is not sock:
                         raise Refused(REPLACED, final=True)
                     self.begin(begin)
-                    send(sock, Ready())
+                    messages.send(sock, messages.Ready())
                     while True:
-                        question = receive(sock)
+                        question = messages.receive(sock)
                         if not isinstance(question, Question):
                             raise WrongMessage(f"{type(question).__name__}: only Questions follow Begin")
-                        send(sock, self.answer(question))
+                        messages.send(sock, self.answer(question))
             except (OSError, UserError) as error:
                 if isinstance(error, UserError):
                     with suppress(OSError):  # the robot may be gone
-                        send(sock, Refusal.of(error))
+                        messages.send(sock, Refusal.of(error))
                 replaced = what == "gone" and self._socket is not sock
                 self.refused += what == "refused"
                 self._say(f"{what}: {REPLACED if replaced else error or type(error).__name__}")
@@ -154,7 +139,7 @@ class PlannerService:
     def close(self) -> None:
         """Let `serve` hang up on all robots and end. Further calls have no effect."""
         self._closed = True
-        hang_up(self._listener)
+        messages.hang_up(self._listener)
 
     def _take_over(self, sock: socket.socket, begin: Begin) -> None:
         """Hang up on the previous robot. Raises Refused if it is this one that was replaced, and now comes back."""
@@ -162,11 +147,11 @@ class PlannerService:
             if begin.resumes and self._robot not in ("", begin.robot):
                 raise Refused(REPLACED, final=True)
             previous, self._socket, self._robot = self._socket, sock, begin.robot
-        hang_up(previous)
+        messages.hang_up(previous)
 
     def _sentence_of(self, begin: Begin) -> Tensor:
         """Return the vector of a robot's sentence, zeros without language. Raises Refused if the robot is unfit."""
-        if why := incompatible(self.settings, begin):
+        if why := messages.incompatible(self.settings, begin):
             raise Refused(why)
         if LANGUAGE_KEY not in self.agent.model.senses:
             return torch.zeros(1, Words.size)

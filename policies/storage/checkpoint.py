@@ -21,18 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from policies.storage.folders import (
-    FORMAT,
-    MANIFEST,
-    FolderError,
-    aside_of,
-    check_folder,
-    check_format,
-    clear_aside,
-    made_by,
-    put,
-    write_folder,
-)
+from policies.storage import folders
+from policies.storage.folders import MANIFEST, FolderError, aside_of, check_folder
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
 from worldmodel.model import WorldModel
@@ -43,8 +33,7 @@ from worldmodel.settings import ModelConfig, PlannerConfig
 from worldmodel.strict import build
 
 CONFIG, PROGRESS = "config.json", "progress.json"
-PARTS = ("model", "learner", "replay", "loop")
-"""The groups of a training's state, each a file."""
+PARTS = ("model", "learner", "replay", "loop")  # the groups of a training's state, each a file
 MODEL, REPLAY = "model.safetensors", "replay.safetensors"
 LAST = "last"
 UNCHANGED = {"STATE": "IDENTITY", "VISUAL": "IDENTITY", "ACTION": "IDENTITY"}
@@ -92,19 +81,19 @@ def save_checkpoint(folder: Path, spec: AgentSpec, state: Mapping[str, Nested], 
     path = folder / f"{spec.env_steps:09d}"
     lerobot = lerobot_settings(spec.senses, spec.action_size)
     files: dict[str, bytes | Callable[[Path], None]] = {
-        CONFIG: json.dumps({"type": "semagram", "format": FORMAT} | lerobot | asdict(spec), indent=1).encode(),
+        CONFIG: json.dumps({"type": "semagram", "format": folders.FORMAT} | lerobot | asdict(spec), indent=1).encode(),
         PROGRESS: json.dumps(progress).encode(),
         **{f"{name}.safetensors": partial(write_tensors, tensors=group) for name, group in state.items()},
         **lerobot_processors(lerobot["input_features"], lerobot["output_features"]),
     }
-    write_folder(path, files, made_by())
+    folders.write_folder(path, files, folders.made_by())
     with aside_of(folder / LAST) as link:
         link.symlink_to(path.name)
-        put(link, folder / LAST)
+        folders.put(link, folder / LAST)
     others = [p for p in saved_in(folder) if p != path]
     for old in others[: max(0, len(others) + 1 - keep)]:
         shutil.rmtree(old)
-    clear_aside(folder, f"[0-9]+|{LAST}")
+    folders.clear_aside(folder, f"[0-9]+|{LAST}")
     return path
 
 
@@ -152,10 +141,7 @@ def newest(folder: Path) -> Path:
 
 
 def find_checkpoint(path: Path, key: str = "checkpoint") -> Path:
-    """Return the checkpoint at `path`, or the newest of a run or a `checkpoints` folder.
-
-    Raises FolderError, which names the command's `key`.
-    """
+    """Return the checkpoint at `path`, or a run's newest. Raises FolderError, which names the command's `key`."""
     if not path.is_dir():
         raise FolderError(f"{key}={path}: no such folder")
     if (path / MANIFEST).exists():
@@ -190,7 +176,7 @@ def _settings(path: Path, made: dict) -> dict:
         raise FolderError(f"{file}: not JSON ({error})") from error
     if not isinstance(saved, dict) or saved.get("type") != "semagram":
         raise FolderError(f"{file}: not a Semagram checkpoint")
-    check_format(path, saved.get("format", 0), made.get("commit", ""))
+    folders.check_format(path, saved.get("format", 0), made.get("commit", ""))
     return saved
 
 

@@ -21,8 +21,7 @@ from pathlib import Path
 from worldmodel.errors import UserError
 
 MANIFEST = "manifest.json"
-OLD = ".old"
-"""Suffix of the hidden name of a folder that is being replaced."""
+OLD = ".old"  # suffix of the hidden name of a folder that is being replaced
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 FORMAT = 7
 """The format of checkpoints, and of benchmarks resumed from them. Increment it with every change of what they contain,

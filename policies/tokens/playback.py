@@ -10,8 +10,7 @@ from policies.tokens.curves import design, final_slope
 from policies.tokens.vocabulary import Ask, Grip, Look, Move, Stop, Token, checked
 from worldmodel.strict import check
 
-GRIP_S = 0.5
-"""Seconds for which the position is held so that a gripper level set after the last motion is still sent."""
+GRIP_S = 0.5  # seconds for which the position is held so that a gripper level set after the last motion is still sent
 
 
 class Playback:

@@ -18,10 +18,8 @@ from jaxtyping import Float
 from worldmodel.errors import UserError
 from worldmodel.strict import build, check
 
-SHORTEST, LONGEST = 0.001, 60.0
-"""The shortest duration of a motion and the longest of any token, in seconds."""
-MOST = 256
-"""The largest number of control points of a motion."""
+SHORTEST, LONGEST = 0.001, 60.0  # the shortest duration of a motion and the longest of any token, in seconds
+MOST = 256  # the largest number of control points of a motion
 
 
 def unfit(control_points: int, seconds: float) -> str:

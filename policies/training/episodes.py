@@ -263,8 +263,7 @@ class Episodes:
         return "" if same else astray
 
 
-PATIENCE = 3
-"""Episodes in a row that may be at fault before they have a step."""
+PATIENCE = 3  # episodes in a row that may be at fault before they have a step
 PROGRESS = ("number", "returns", "lengths", "successes")
 
 

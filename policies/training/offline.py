@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from policies.training.trainer import EpisodeEnd, Trainer
+from policies.training.trainer import Row, Trainer
 from worldmodel.losses import Batch
 from worldmodel.replay import Window
 
@@ -21,7 +21,7 @@ class OfflineTrainer(Trainer):
         """Updates so far asked for: one a step."""
         return self.steps
 
-    def step(self) -> list[EpisodeEnd]:
+    def step(self) -> list[Row]:
         """Learn once."""
         self.steps += 1
         self.learn()

@@ -11,8 +11,7 @@ from policies.agent import Agent
 from policies.alarms import Watch
 from policies.training.episodes import Episodes, Step, episode_seed, play
 
-HELD_S = 0.5
-"""For how long before its end a task must be done to count as done at the end of an episode."""
+HELD_S = 0.5  # for how long before its end a task must be done to count as done at the end of an episode
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,21 +19,10 @@ from worldmodel.observation import Observation
 from worldmodel.replay import Replay, Window, sample_windows
 from worldmodel.senses import is_image
 
-
-@dataclass(frozen=True)
-class EpisodeEnd:
-    """A finished training episode: its return and its length in control steps.
-
-    `metrics`: `Learner.metric_names` and the plans' standard deviation `plan_std`, as means over the updates since an
-    episode ended last; NaN without any. `demonstrated_steps`: how many of its steps an expert took. `episode_success`:
-    1 if it succeeded at any step, else 0; None if the environment does not report success.
-    """
-
-    episode_return: float
-    episode_length: int
-    metrics: dict[str, float]
-    demonstrated_steps: int = 0
-    episode_success: int | None = None
+Row = dict[str, float | None]
+"""A training episode that ended, by the columns of metrics.csv: its return, its length in control steps; 1 if it
+succeeded at any step, else 0, None if that is not known; how many of its steps an expert took; and, as means over the
+updates since an episode ended last (NaN without any), `Learner.metric_names` and the plans' deviation `plan_std`."""
 
 
 class Trainer:
@@ -86,8 +74,8 @@ class Trainer:
             return self.learner.updates
         return max(self.learner.updates, int(self.steps * (self.learner.config.updates_per_token / self.curve.length)))
 
-    def step(self) -> list[EpisodeEnd]:
-        """Act once everywhere, store what followed, but for faults, and learn; return the episodes that ended."""
+    def step(self) -> list[Row]:
+        """Act once everywhere, store what followed, but for faults, and learn; return a row for each episode's end."""
         episodes = self.episodes
         if episodes.observation is None:
             self._begin(episodes.everywhere)
@@ -128,7 +116,7 @@ class Trainer:
         self.learner.model.observe(self.episodes.now.map(lambda x: x[begun]))
         self.agent.reset(begun)
 
-    def _ends(self, ended: Bool[Tensor, " E"]) -> list[EpisodeEnd]:
+    def _ends(self, ended: Bool[Tensor, " E"]) -> list[Row]:
         """Describe the episodes that ended."""
         episodes = self.episodes
         if not bool(ended.any()):
@@ -137,13 +125,10 @@ class Trainer:
         metrics = dict(zip((*self.learner.metric_names, "plan_std"), means, strict=True))
         self.sums.zero_()
         return [
-            EpisodeEnd(
-                float(episodes.returns[i]),
-                int(episodes.lengths[i]),
-                metrics,
-                int(self.experts.steps[i]),
-                int(episodes.successes[i]) if episodes.judged else None,
-            )
+            {"episode_return": float(episodes.returns[i]), "episode_length": int(episodes.lengths[i])}
+            | {"episode_success": int(episodes.successes[i]) if episodes.judged else None}
+            | {"episode_driven": int(self.experts.steps[i])}
+            | metrics
             for i in ended.nonzero()[:, 0].tolist()
         ]
 

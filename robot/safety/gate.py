@@ -19,10 +19,8 @@ from robot.safety.stops import Fault, FaultKind, NotReleasable
 
 RESERVE = 0.1
 """Fraction of the step limit held back, so that measurement noise alone cannot push a command over the limit."""
-EASED = 0.02
-"""The command of a stalled arm returns to the arm's position to within this fraction of the step limit."""
-STILL = 0.25
-"""A joint has moved once it has travelled this fraction of the allowed command error (`JointLimits.stall`)."""
+EASED = 0.02  # the command of a stalled arm returns to the arm's position to within this fraction of the step limit
+STILL = 0.25  # a joint has moved once it has travelled this fraction of the allowed command error (`JointLimits.stall`)
 SLIDES, SHARES = (1, 1, 1), (0.75, 0.5, 0.25, 0.125)
 """Fractions of the way from full braking to the wanted rate, tried in turn until the tip stays in its box.
 

@@ -28,8 +28,7 @@ from worldmodel.errors import UserError, in_one_line
 
 SUFFIX = ".pos"
 BRAKE_PERIOD_S = 0.01
-GIVE_UP = 3
-"""Number of consecutive failed braking commands after which the cable is assumed to be pulled."""
+GIVE_UP = 3  # number of consecutive failed braking commands after which the cable is assumed to be pulled
 
 logger = logging.getLogger(__name__)
 

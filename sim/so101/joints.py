@@ -9,13 +9,11 @@ from sim.so101.tasks import ABSOLUTE, DELTA
 GRIPPER = "gripper"
 TURNS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
 """The joints that move the arm; the gripper moves only a finger."""
-JOINTS = (*TURNS, GRIPPER)
-"""All joints, from the base outwards, as named by LeRobot and by every model of the arm."""
+JOINTS = (*TURNS, GRIPPER)  # all joints, from the base outwards, as named by LeRobot and by every model of the arm
 SPEEDS = (2.5, 2.5, 2.5, 2.5, 2.5, 5.0)
 """Maximum speeds of delta targets, in rad/s; the gripper is last. An STS3215 turns at 4.7 rad/s without load."""
 
-COUNTS = 4095
-"""The highest count of an STS3215's encoder, a full turn."""
+COUNTS = 4095  # the highest count of an STS3215's encoder, a full turn
 TICK_RAD = 2 * np.pi / COUNTS
 
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CENTRE = (0.15, 0.0)
-"""Point about which so101-nexus places objects: x forward and y left of the arm's base, in metres."""
+CENTRE = (0.15, 0.0)  # point about which so101-nexus places objects: x forward and y left of the arm's base, in metres
 HIGHEST = 0.04
 """Greatest height of the centre of an object on the table, in metres; in training, objects are 2.5 cm cubes."""
 
@@ -50,8 +49,7 @@ TASKS: dict[str, ArmTask] = {
 }
 """The tasks, by the name that `task=` accepts. The times are what a brisk arm needs, with some margin."""
 
-SCRIPTED = ("so101-touch", "so101-pick-lift")
-"""Tasks with a scripted expert in `sim.so101.experts`."""
+SCRIPTED = ("so101-touch", "so101-pick-lift")  # tasks with a scripted expert in `sim.so101.experts`
 
 DELTA, ABSOLUTE = "delta", "absolute"
 CONTROLS = (DELTA, ABSOLUTE)

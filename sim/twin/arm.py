@@ -1,7 +1,4 @@
-"""The twin's arm: the SO-101 in MuJoCo, its six joints driven by simulated STS3215 servos in real time.
-
-LeRobot's calibration maps its joints' angles to the servos' steps.
-"""
+"""The SO-101 in MuJoCo, driven in real time by simulated STS3215 servos, by LeRobot's calibration."""
 
 import json
 import math
