@@ -27,7 +27,7 @@ from policies.settings import Wish
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, closeness, nearby
+from worldmodel.guidance import Fitted, Guidance, Head, Probes, closeness
 from worldmodel.guidance_fit import Remembered
 from worldmodel.settings import Term
 
@@ -326,19 +326,3 @@ def test_the_command_compiles_shows_and_refuses(checkpoint, command, tmp_path):
         last = err.splitlines()[-1]
         assert code == 2 and not out and says in last, (words, err)
         assert not (tmp_path / "no").exists()
-
-
-def test_nearby_probes_read_best_where_the_guidance_is_fulfilled():
-    """A curved quantity, seldom where it is to be, is read better there; one that the latent lacks stays as it was."""
-    generator = torch.Generator().manual_seed(0)
-    raw = torch.randn(3000, 3, generator=generator)
-    z = (raw @ torch.randn(3, 64, generator=generator)).view(3000, 8, 8).softmax(1).flatten(1)
-    values = torch.stack([raw[:, 0] + torch.sin(2 * raw[:, 1]), torch.randn(3000, generator=generator)], 1)
-    episode = torch.arange(3000) // 10
-    probes = Probes.fit(("curved", "noise"), z, values, episode, linear=True)
-    terms = Term("curved", 2.0, 2.4), Term("noise", 0.0)
-    sharper = nearby(terms, probes, z, values, episode, generator)
-    there = terms[0].holds(values[:, 0]) & (values[:, 1] > 0)
-    before, after = ((each(z) - values)[there].square().mean(0) for each in (probes, sharper))
-    assert there.sum() > 20 and after[0] < 0.1 * before[0]
-    assert torch.allclose(sharper(z)[:, 1], probes(z)[:, 1], atol=1e-4) and torch.equal(sharper.r2, probes.r2)

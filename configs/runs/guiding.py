@@ -40,13 +40,14 @@ DRAWN = 4000
 
 @dataclass(frozen=True)
 class Known:
-    """A checkpoint, and what its agent remembers."""
+    """A checkpoint, what its agent remembers, probes that read that, and those that read what it imagines, too."""
 
     path: Path
     spec: checkpoints.AgentSpec
     model: WorldModel
     memory: Memory
     probes: Probes
+    foreseeing: Probes
     seconds: float
 
     @classmethod
@@ -56,9 +57,10 @@ class Known:
         prepare(MachineConfig("cpu", config.threads, "false"))
         path = checkpoints.find_checkpoint(Path(config.checkpoint))
         spec = checkpoints.read_spec(path)
-        model = checkpoints.load_model(path, spec)
-        memory = remembered(path, model)
-        return cls(path, spec, model, memory, memory.probes(), time.perf_counter() - begun)
+        memory = remembered(path, model := checkpoints.load_model(path, spec))
+        probes = memory.probes()
+        ahead = memory.foreseeing(probes, model)
+        return cls(path, spec, model, memory, probes, ahead, time.perf_counter() - begun)
 
     @property
     def readings(self) -> dict[str, storage.Reading]:
@@ -101,14 +103,13 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     out = Path(config.out) if config.out else run / "guidance" / folder.name
     storage.check_place(out)  # before the fit
-    known = Known.of(config)
-    begun = time.perf_counter()
+    known, begun = Known.of(config), time.perf_counter()
     vias = passed(config.via, known) if config.via else ()
     way = next((way for way in WAYS if getattr(config, way)), "via")
     compiled = Compiled(()) if way == "via" else COMPILERS[way](getattr(config, way), config, known)
     terms, readings = compiled.terms, known.readings
     wishes.check(terms, readings, config.beyond or way in ("goal", "examples"))
-    guidance = Guidance(terms, known.probes.chosen([term.quantity for term in terms]), None, compiled.head, vias)
+    guidance = Guidance(terms, known.foreseeing.chosen([term.quantity for term in terms]), None, compiled.head, vias)
     said = compiled.sentence or wishes.sentence(terms, known.spec.quantities)
     sentence = "; ".join(filter(None, [said, ", ".join(f"pass {via.said}" for via in vias)]))
     weight = next(each for each in (config.weight, compiled.weight, 1.0) if each is not None)

@@ -6,7 +6,7 @@ Each compiles into terms over named quantities, or into a linear head, from what
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,22 @@ class Memory:
     def probes(self) -> Probes:
         """Fit a probe to each quantity."""
         return Probes.fit(self.names, self.remembered.z, self.quantities, self.episode)
+
+    @torch.no_grad()
+    def foreseeing(self, probes: Probes, model: WorldModel) -> Probes:
+        """Return the probes fitted once more, to moments both as encoded and as imagined; r2 and ranges stay.
+
+        A search reads what is imagined: where that differs from what is encoded, probes of the latter mislead.
+        """
+        z, length = self.remembered.z, model.config.token.length
+        after = torch.arange(length, max(length, len(z)))
+        after = after[self.episode[after] == self.episode[after - length]]
+        after = after[self.step[after] - self.step[after - length] == length]
+        parts = ((z[rows], self.remembered.token[rows]) for rows in (after - length).split(AT_ONCE))
+        imagined = [model.next(model.transition_features(*part)) for part in parts]
+        values, episode = (torch.cat([each, each[after]]) for each in (self.quantities, self.episode))
+        fitted = Probes.fit(self.names, torch.cat([z, *imagined]), values, episode)
+        return replace(probes, weight=fitted.weight, bias=fitted.bias)
 
 
 def in_order(replay: Replay) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
