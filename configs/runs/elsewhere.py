@@ -25,7 +25,7 @@ ALIKE_M = 0.1
 """How far a thing is moved to be as unlike as after a turn by a radian."""
 QUARTER = math.pi / 2
 """After such a turn a thing looks the same: it is a cube."""
-TRIES, EVERY, ITERATIONS, MISS_M = 300, 4, 3, 0.001
+TRIES, EVERY, ITERATIONS, MISS_M = 300, 8, 2, 0.001
 """Places drawn at most; the joints are solved for at every so many-th step, in so many steps of Gauss and Newton; how
 far the hand may be off."""
 
@@ -163,9 +163,8 @@ class Elsewhere:
         hand, thing = at["end_effector_pose"], at["object_pose"]
         seen[:, at["joint_positions"]] += shift
         seen[:, at["joint_velocities"]] += np.gradient(shift, axis=0) * self.hz
-        poses = np.stack([self.estimator.hand(joints) for joints in seen[:, at["joint_positions"]]])
-        seen[:, hand] = poses * np.where((poses[:, 3:] * state[:, hand[3:]]).sum(1) < 0, -1, 1)[:, None]
-        seen[:, hand[:3]] = poses[:, :3]
+        seen[:, hand] = [self.estimator.hand(joints) for joints in seen[:, at["joint_positions"]]]
+        seen[:, hand[3:]] *= np.where((seen[:, hand[3:]] * state[:, hand[3:]]).sum(1) < 0, -1, 1)[:, None]
         seen[:, thing[:3]] = self._laid(state[:, thing[:3]], was, now)
         angle, turned = now.direction - was.direction + now.yaw - was.yaw + quarters * QUARTER, np.zeros(4)
         for row, pose in zip(seen, state[:, thing], strict=True):
