@@ -23,7 +23,7 @@ FARTHEST = np.array([0.06, 1.5, 0.6])
 """At most by how much a thing is moved to or from the arm (m), carried around it, and turned (rad)."""
 ALIKE_M, QUARTER = 0.1, math.pi / 2
 """How far a thing is moved to be as unlike as after a turn by a radian; the turn after which a cube looks the same."""
-TRIES, EVERY, ITERATIONS, MISS_M = 300, 8, 2, 0.001
+TRIES, EVERY, ITERATIONS, MISS_M = 100, 8, 2, 0.001
 """Places drawn at most; at every so many-th step the joints are solved for, in so many steps of Gauss and Newton; how
 far the hand may be off."""
 
@@ -58,11 +58,14 @@ class Elsewhere:
 
         As they were, if it is never grasped or no place is found at which the arm can do likewise.
         """
-        near, targets = self.near(state) if len(self.lying) else 0, self.estimator.targets
-        for _ in range(TRIES if near else 0):
-            now = (was := self.lies(state)) + rng.uniform(-FARTHEST, FARTHEST)
-            if (now < self.lying.min(0))[:2].any() or (now > self.lying.max(0))[:2].any():
-                continue
+        if not len(self.lying) or not (near := self.near(state)):
+            return state, before, goals
+        was, targets = self.lies(state), self.estimator.targets
+        least, most = was - FARTHEST, was + FARTHEST
+        least[:2] = np.maximum(least, self.lying.min(0))[:2]  # of turns there is a whole circle
+        most[:2] = np.minimum(most, self.lying.max(0))[:2]
+        for _ in range(TRIES):
+            now = rng.uniform(least, most)
             if _unlike(now, self.lying).min() < _unlike(now, was):
                 continue
             shift = self._shift(state, near, was, now)
@@ -86,7 +89,7 @@ class Elsewhere:
     def _shift(self, state: np.ndarray, near: int, was: np.ndarray, now: np.ndarray) -> np.ndarray | None:
         """Return how far off the joints (K, 6) are then, in rad, or None if the hand cannot move like that."""
         joints, (_, round_, turn) = state[:, self.at["joint_positions"]], now - was
-        off = np.array([self.estimator.first_axis[1] * round_, 0, 0, 0, -turn, 0])
+        off = np.array([self.estimator.first_axis[1] * round_, 0, 0, 0, turn, 0])
         knots = np.append(np.arange(near, len(state) - 1, EVERY), len(state) - 1)
         found = np.zeros((len(knots), 6))
         for i, t in enumerate(knots):
