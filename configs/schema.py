@@ -51,7 +51,7 @@ class TrainConfig(LoopConfig, MachineConfig):
     envs: int = ranged(1, low=0, high=1024)
     data: tuple[str, ...] = ()
     held_out: float = ranged(0.1, low=0, high=0.9)
-    copies: int = ranged(12, low=0, high=1000)
+    copies: int = ranged(48, low=0, high=1000)
     cache_gb: float = ranged(4.0, above=0)
     senses: tuple[str, ...] = (STATE_NAME,)
     image_size: int = IMAGE_SIZE

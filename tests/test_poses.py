@@ -34,10 +34,12 @@ def test_what_a_pose_sees_turns_with_the_scene_and_a_thing_of_four_sides_looks_t
     assert torch.allclose(seen_from(hand, torch.cat([thing[:, :3], -thing[:, 3:]], 1)), seen)  # the same orientation
     upright = torch.cat([hand[:, :3], torch.tensor([0.0, 1, 0, 0]).expand(9, 4)], 1)  # looking down
     further = torch.cat([thing[:, :3], _about_the_vertical(math.pi / 2, thing)[:, 3:]], 1)
-    before, after = (seen_from(upright, each)[:, 3:].unflatten(1, (2, 2, len(TURNS))) for each in (thing, further))
+    before, after = (seen_from(upright, each)[:, 6:].unflatten(1, (2, 2, len(TURNS))) for each in (thing, further))
     assert torch.allclose(before[..., TURNS.index(4)], after[..., TURNS.index(4)], atol=1e-6)
     assert (before[..., TURNS.index(1)] - after[..., TURNS.index(1)]).abs().amax((1, 2)).min() > 0.5
     assert torch.allclose((upright[:, :3] - thing[:, :3]).norm(dim=1), seen_from(upright, thing)[:, :3].norm(dim=1))
+    close = seen_from(thing, thing + torch.tensor([0.003, 0, 0, 0, 0, 0, 0]))  # three of the millimetres a grasp has
+    assert torch.allclose(close[:, 3:6].norm(dim=1), torch.tensor(0.3).double(), atol=0.02)
 
 
 def test_a_model_gets_what_its_states_poses_see_and_refuses_poses_that_are_not_there():

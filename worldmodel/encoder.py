@@ -22,11 +22,13 @@ from worldmodel.settings import ModelConfig, VisionConfig
 
 TURNS = 1, 2, 4
 """How often a wave of an angle repeats in a full turn: what looks the same after a quarter of one needs four."""
-MORE = 3 + 2 * 2 * len(TURNS)
+NEAR_M = 0.01
+"""Nearer than this, a place is told apart by as much as where it lies farther off by its logarithm."""
+MORE = 3 + 3 + 2 * 2 * len(TURNS)
 """How many numbers `seen_from` returns."""
 
 
-def seen_from(first: Float[Tensor, "*B 7"], other: Float[Tensor, "*B 7"]) -> Float[Tensor, "*B 15"]:
+def seen_from(first: Float[Tensor, "*B 7"], other: Float[Tensor, "*B 7"]) -> Float[Tensor, "*B 18"]:
     """Return how one pose (place, unit quaternion w, x, y, z) looks from another.
 
     Its place in the other's frame, and cosines and sines of TURNS times two angles about the vertical axis: of its x
@@ -40,7 +42,8 @@ def seen_from(first: Float[Tensor, "*B 7"], other: Float[Tensor, "*B 7"]) -> Flo
     turned = its[..., 1, 0].atan2(its[..., 0, 0]) - other[..., 1].atan2(other[..., 0])
     angles = [between[..., 1, 0].atan2(between[..., 0, 0]), turned]
     waves = torch.stack([k * angle for angle in angles for k in TURNS], -1)
-    return torch.cat([place.squeeze(-1), waves.cos(), waves.sin()], -1)
+    place = place.squeeze(-1)
+    return torch.cat([place, (place / NEAR_M).asinh(), waves.cos(), waves.sin()], -1)
 
 
 def rotation(q: Float[Tensor, "*B 4"]) -> Float[Tensor, "*B 3 3"]:

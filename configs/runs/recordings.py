@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from configs.reporting import say
+from configs.runs.elsewhere import Elsewhere
 from configs.runs.nearby import HAND, Nearby
 from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
@@ -240,13 +241,15 @@ def _nearby(config: TrainConfig, kept: Collection[Shown]) -> list[Shown]:
         estimator.lay_out(0)
         wanted = labels(known(so101.components(config.task.name), arm.state))
         made = Nearby(wanted, estimator, arm.control_hz, Curve.of_token(config.model.token, len(JOINTS)))
-        for each in kept:
-            if not bool(each.imitated.all()):
-                continue
+        good = [each for each in kept if bool(each.imitated.all())]
+        states = [each.observation.values[STATE_KEY].numpy() for each in good]
+        elsewhere = Elsewhere.of(wanted, estimator, arm.control_hz, states)
+        for each, state in zip(good, states, strict=True):
             goals = np.stack([made.targets.next(*step) for step in zip(each.before, each.action.numpy(), strict=True)])
             for _ in range(config.copies):
-                state, action, token = made.copy(each.observation.values[STATE_KEY].numpy(), each.before, goals, rng)
-                seen = each.observation.with_values({STATE_KEY: state})
+                moved = elsewhere.moved(state, each.before, goals, rng)
+                changed, action, token = made.copy(*moved, rng)
+                seen = each.observation.with_values({STATE_KEY: changed})
                 copies.append(replace(each, observation=seen, action=action, wanted=token))
     return copies
 
