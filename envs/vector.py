@@ -65,7 +65,7 @@ class Processes(gymnasium.vector.AsyncVectorEnv):
             loss = _loss(begun) if isinstance(error, EOFError | ConnectionError) else None
             _kill(begun)
             if loss is not None:
-                raise EnvironmentLost(loss) from error
+                raise EnvironmentLost(f'{loss}; in a script, begin below `if __name__ == "__main__":`') from error
             raise
         finally:
             for name in THREADS:

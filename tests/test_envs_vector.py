@@ -116,7 +116,8 @@ def leaves():
 
 
 def test_a_process_lost_while_it_starts_is_one_line_and_one_that_cannot_start_says_why(monkeypatch):
-    with pytest.raises(EnvironmentLost, match=r"^the process of an environment \(\d+\) ended with code 3$"):
+    line = r'of an environment \(\d+\) ended with code 3; in a script, begin below `if __name__ == "__main__":`$'
+    with pytest.raises(EnvironmentLost, match=f"^the process {line}"):
         Processes(leaves, 2)
 
     def refuse(self):
