@@ -278,7 +278,7 @@ def test_a_table_is_of_several_files_but_of_each_run_once_and_of_one_number_of_s
     short = saved("short.csv", result("walker-walk", 1, 100.0, env_steps=20_000))
     mixed = "semagram on walker-walk after 20000 and 100000 steps; keep the rows of one"
     twice = "twice semagram on walker-walk, seed 1, after 100000 steps"
-    for paths, why in (([saved("none.csv")], "no results"), ([ours, short], mixed), ([ours, theirs, ours], twice)):
+    for paths, why in (([saved("none.csv")], "no finished run"), ([ours, short], mixed), ([ours, theirs, ours], twice)):
         with pytest.raises(UserError, match=f"^{re.escape(f'table={", ".join(paths)}: {why}')}$"):
             tabulate(BenchConfig(table=paths))
 
@@ -293,6 +293,8 @@ def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_ta
         return place
 
     first, other = run("hopper-stand", 1, 8, 1), run("walker-walk", 2, 8, 999)
+    with pytest.raises(UserError, match=r"-seed1: a run; a folder of runs makes a table$"):
+        tabulate(BenchConfig(table=str(first)))
     code, out, _ = command("bench", f"table={tmp_path / 'mine'}")
     assert code == 0 and json.loads(out)["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
     assert [each.task for each in read(tmp_path)] == ["hopper-stand", "walker-walk"]  # a folder above them

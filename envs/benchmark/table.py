@@ -68,7 +68,8 @@ def chosen(paths: Sequence[str | Path]) -> list[Result]:
     """Read results for a table. Raises UserError for none, one run twice or mixed steps; ResultsError, OSError."""
     results, where = [result for path in paths for result in read(path)], f"table={', '.join(map(str, paths))}"
     if not results:
-        raise UserError(f"{where}: no results")
+        run = any((Path(path) / "summary.json").exists() for path in paths)
+        raise UserError(f"{where}: {'a run; a folder of runs makes a table' if run else 'no finished run'}")
     lengths: dict[tuple, int] = {}
     runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
     for (agent, task, seed, steps), count in sorted(runs.items()):
