@@ -6,17 +6,17 @@ where no other recording's lay nearer, so that everywhere one way of grasping is
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
+from configs.runs.nearby import ANGLES, GRASP, HAND, OFFSET, SPEEDS, THING, about_the_vertical, nearest, places
 from envs.state_estimator import StateEstimator
-from sim.so101.kinematics import ARM, TURN
+from sim.so101.kinematics import ARM, Pose
 
-PARTS = "end_effector_pose", "object_pose", "joint_positions", "joint_velocities", "object_offset", "grasp_state"
-"""What a state has to tell."""
+PARTS = HAND, THING, ANGLES, SPEEDS, OFFSET, GRASP  # what a state has to tell
 NEAR_M = 0.05
 """How far from the thing the hand is when it begins to move past it as recorded."""
 FARTHEST = np.array([0.06, 1.5, 0.6])
@@ -43,10 +43,10 @@ class Elsewhere:
 
     @classmethod
     def of(
-        cls, labels: Iterable[str], estimator: StateEstimator, hz: float, states: Iterable[np.ndarray]
+        cls, labels: Sequence[str], estimator: StateEstimator, hz: float, states: Iterable[np.ndarray]
     ) -> "Elsewhere":
         """Prepare for episodes whose states (K, S) have these labels."""
-        at = {part: [i for i, label in enumerate(labels) if label.partition("[")[0] == part] for part in PARTS}
+        at = {part: places(labels, part) for part in PARTS}
         some = cls(at, estimator, hz, np.zeros((0, 3)))
         lying = [some.lies(state) for state in states if all(at.values()) and some.near(state)]
         return cls(at, estimator, hz, np.array(lying)) if lying else some
@@ -82,7 +82,7 @@ class Elsewhere:
 
     def near(self, state: np.ndarray) -> int:
         """Return the step from which on the hand moves past the thing as recorded; 0 if it never grasps it."""
-        hand, thing = (state[:, self.at[part][:3]] for part in PARTS[:2])
+        hand, thing = (state[:, self.at[part][:3]] for part in (HAND, THING))
         before = np.arange(len(state)) < (state[:, self.at["grasp_state"][0]] > 0.5).argmax()
         return int((before & (np.linalg.norm(hand - thing, axis=1) > NEAR_M)).nonzero()[0].max(initial=0))
 
@@ -94,9 +94,9 @@ class Elsewhere:
         found = np.zeros((len(knots), 6))
         for i, t in enumerate(knots):
             place, axes = _posed(self.estimator.hand(joints[t]))
-            wanted = self._laid(place, was, now), _about(round_) @ axes[:, 2], _about(round_ + turn) @ axes[:, 0]
+            wanted = Pose(self._laid(place, was, now), _about(round_) @ axes[:, 2], _about(round_ + turn) @ axes[:, 0])
             off = found[i] = self._solved(joints[t] + off, wanted) - joints[t]
-            if np.abs(_posed(self.estimator.hand(joints[t] + off))[0] - wanted[0]).max() > MISS_M:
+            if np.abs(_posed(self.estimator.hand(joints[t] + off))[0] - wanted.place).max() > MISS_M:
                 return None
         left = np.linalg.norm((joints[: near + 1] - joints[near])[:, :ARM], axis=1)
         led = np.maximum.accumulate(1 - left / max(left[0], 1e-6)).clip(0)
@@ -104,14 +104,14 @@ class Elsewhere:
         shift[: near + 1] = led[:, None] * found[0]
         return shift
 
-    def _solved(self, joints: np.ndarray, wanted: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Return joints (6,), near those given, that bring the hand to a place, its axes as near as five joints can."""
+    def _solved(self, joints: np.ndarray, wanted: Pose) -> np.ndarray:
+        """Return joints (6,), near those given, that bring the hand to a place, its axes as near as five joints can.
+
+        They are so near already that two steps do, where `sim.so101.kinematics.Reach.solve` takes many.
+        """
 
         def miss(joints: np.ndarray) -> np.ndarray:
-            place, axes = _posed(self.estimator.hand(joints))
-            return np.concatenate(
-                [1e3 * (place - wanted[0]), TURN * (axes[:, 2] - wanted[1]), TURN * (axes[:, 0] - wanted[2])]
-            )
+            return wanted.errors(*_posed(self.estimator.hand(joints)))
 
         for _ in range(ITERATIONS):
             now, small = miss(joints), 1e-4 * np.eye(6)[:ARM]
@@ -130,13 +130,11 @@ class Elsewhere:
         seen, (hand, thing, joints, speeds, offset, _) = state.copy(), self.at.values()
         seen[:, joints] += shift
         seen[:, speeds] += np.gradient(shift, axis=0) * self.hz
-        seen[:, hand] = [self.estimator.hand(each) for each in seen[:, joints]]
-        seen[:, hand[3:]] *= np.where((seen[:, hand[3:]] * state[:, hand[3:]]).sum(1) < 0, -1, 1)[:, None]
+        pairs = zip(seen[:, joints], state[:, hand], strict=True)
+        seen[:, hand] = [nearest(self.estimator.hand(each), to) for each, to in pairs]
         seen[:, thing[:3]] = self._laid(state[:, thing[:3]], was, now)
-        half, turned = ((now - was)[1:].sum() + more * QUARTER) / 2, np.zeros(4)
-        for at, pose in enumerate(state[:, thing]):
-            mujoco.mju_mulQuat(turned, np.array([math.cos(half), 0, 0, math.sin(half)]), pose[3:])
-            seen[at, thing[3:]] = turned
+        angle = (now - was)[1:].sum() + more * QUARTER
+        seen[:, thing[3:]] = about_the_vertical(state[:, thing[3:]].astype(float), angle)
         seen[:, offset] += (seen - state)[:, thing[:3]] - (seen - state)[:, hand[:3]]
         return seen
 

@@ -8,7 +8,7 @@ was recorded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -33,7 +33,7 @@ LIFTED_M = 0.008
 KEPT_RAD = 0.02
 """How far from the ends of the first joint's range turned episodes stay."""
 PAN, HAND, ANGLES, SPEEDS = "joint_positions[0]", "end_effector_pose", "joint_positions", "joint_velocities"
-THING, GRASP = "object_pose", "grasp_state"
+THING, GRASP, OFFSET = "object_pose", "grasp_state", "object_offset"
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ class Nearby:
         moved[:, self._at(SPEEDS)] += np.gradient(off, axis=0) * self.hz
         for at, (was, now) in enumerate(zip(state[:, joints], moved[:, joints], strict=True)):
             there = self.estimator.hand(was)
-            here = _nearest(self.estimator.hand(now), there)
+            here = nearest(self.estimator.hand(now), there)
             moved[at, hand] += here - there
             if held[at]:
                 moved[at, thing] = _carried(state[at, thing], there, here)
         moved[:, hand[3:]] /= np.linalg.norm(moved[:, hand[3:]], axis=1, keepdims=True)
-        for part in ("object_offset", "target_offset"):
+        for part in (OFFSET, "target_offset"):
             if place := self._at(part):
                 moved[:, place] -= moved[:, hand[:3]] - state[:, hand[:3]]
-                if part == "object_offset":
+                if part == OFFSET:
                     moved[:, place] += moved[:, thing[:3]] - state[:, thing[:3]]
         return moved
 
@@ -121,7 +121,7 @@ class Nearby:
         """Return the states of the scene turned about the vertical `axis`, (x, y), so that the first joint is at `turn`
         more: places, directions and orientations, by the names of the parts of a state."""
         angle, turned = turn * sign, state.copy()
-        c, s, ch, sh = (f(x) for x in (angle, angle / 2) for f in (math.cos, math.sin))
+        c, s = math.cos(angle), math.sin(angle)
         rotation = np.array([[c, -s], [s, c]])
         for name in {label.partition("[")[0] for label in self.labels}:
             at = self._at(name)
@@ -132,12 +132,22 @@ class Nearby:
             elif name.endswith("joint_positions"):
                 turned[:, at[0]] += turn
             if name.endswith("_pose"):
-                w, x, y, z = state[:, at[3:]].T
-                turned[:, at[3:]] = np.stack([ch * w - sh * z, ch * x - sh * y, ch * y + sh * x, ch * z + sh * w], 1)
+                turned[:, at[3:]] = about_the_vertical(state[:, at[3:]], angle)
         return turned
 
     def _at(self, part: str) -> list[int]:
-        return [i for i, label in enumerate(self.labels) if label.partition("[")[0] == part]
+        return places(self.labels, part)
+
+
+def places(labels: Iterable[str], part: str) -> list[int]:
+    """Return where the numbers of a part are in a state with these labels."""
+    return [i for i, label in enumerate(labels) if label.partition("[")[0] == part]
+
+
+def about_the_vertical(orientation: Float[np.ndarray, "K 4"], angle: float) -> Float[np.ndarray, "K 4"]:
+    """Return quaternions (w, x, y, z) turned by an angle about the vertical axis."""
+    (w, x, y, z), c, s = orientation.T, math.cos(angle / 2), math.sin(angle / 2)
+    return np.stack([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], 1)
 
 
 def _actions(targets: Targets, before: np.ndarray, goals: np.ndarray) -> np.ndarray:
@@ -156,9 +166,9 @@ def _carried(thing: np.ndarray, there: np.ndarray, here: np.ndarray) -> np.ndarr
     mujoco.mju_mulQuat(turn, here[3:], back)
     mujoco.mju_rotVecQuat(place, thing[:3] - there[:3], turn)
     mujoco.mju_mulQuat(orientation, turn, thing[3:])
-    return _nearest(np.concatenate([here[:3] + place, orientation]), thing)
+    return nearest(np.concatenate([here[:3] + place, orientation]), thing)
 
 
-def _nearest(pose: np.ndarray, to: np.ndarray) -> np.ndarray:
+def nearest(pose: np.ndarray, to: np.ndarray) -> np.ndarray:
     """Return a pose (7,) with the sign of its quaternion that is nearest to another's."""
     return pose if pose[3:] @ to[3:] >= 0 else np.concatenate([pose[:3], -pose[3:]])

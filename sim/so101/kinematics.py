@@ -98,6 +98,13 @@ class Pose:
     approach: np.ndarray
     across: np.ndarray | None = None
 
+    def errors(self, place: np.ndarray, axes: np.ndarray, *more: np.ndarray) -> np.ndarray:
+        """Return what the inverse minimises the square of, at a hand's place (3,) and axes (3, 3); `more`: as well."""
+        parts = [(place - self.place) * 1e3, TURN * (axes[:, 2] - self.approach), *more]
+        if self.across is not None:
+            parts.append(TURN * (axes[:, 0] - self.across))
+        return np.concatenate(parts)
+
 
 @dataclass(frozen=True)
 class Reached:
@@ -143,11 +150,7 @@ class Reach:
         start = np.clip(start, self._low, self._high)
 
         def errors(joints: np.ndarray) -> np.ndarray:
-            place, axes = self.hand(joints)
-            parts = [(place - pose.place) * 1e3, TURN * (axes[:, 2] - pose.approach), STAY * (joints - start)]
-            if pose.across is not None:
-                parts.append(TURN * (axes[:, 0] - pose.across))
-            return np.concatenate(parts)
+            return pose.errors(*self.hand(joints), STAY * (joints - start))
 
         found = least_squares(errors, start, bounds=(self._low, self._high), x_scale=0.3, max_nfev=60)
         place, _ = self.hand(found.x)
