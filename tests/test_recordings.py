@@ -221,6 +221,9 @@ def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys
     shutil.copytree(folder, tmp_path / "other")
     judged = ("evaluate", f"checkpoint={tmp_path / 'whole'}", f"hydra.run.dir={tmp_path / 'e'}")
     assert json.loads(command(*judged, f"data={tmp_path / 'other'}")[1].splitlines()[-1])["episodes_held_out"] == 3
+    shutil.copytree(find_checkpoint(tmp_path / "whole"), tmp_path / "alone")  # without its run
+    judged_alone = command("evaluate", "checkpoint=alone", f"data={folder}", f"hydra.run.dir={tmp_path / 'e'}")
+    assert json.loads(judged_alone[1].splitlines()[-1])["episodes_held_out"] == 1
     refused = command(*judged, f"data=[{tmp_path / 'other'},{folder}]")
     assert refused[0] == 2 and f"data={folder}: {tmp_path / 'whole'} learned from it" in refused[2]
     lived = ("evaluate", f"checkpoint={tmp_path / 'whole'}", "task=so101-touch", "episodes=1", "planner.samples=4")

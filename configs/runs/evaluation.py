@@ -12,7 +12,7 @@ from gymnasium import Env
 
 from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
-from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed
+from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed, trained_with
 from configs.runs.parts import senses_of
 from configs.runs.report import Report, interval, recorded, rounded
 from configs.runs.run_folder import write_summary
@@ -97,7 +97,7 @@ class Evaluation:
 
         config, model, task = self.config, self.loaded.agent.model, self.loaded.task
         own = as_recordings(task, model.senses, config.data, config.cache_gb)
-        own = unseen(own, config.data, self.loaded.path.parents[1])
+        own = unseen(own, config.data, trained_with(self.loaded.path), config.checkpoint)
         held = HeldOut.of(own, model, task.arm.control_hz)
         result = {"task": task.label, "data": list(config.data), **own.summary(), **held.figures(model)}
         result |= {"episodes_held_out": len(own.shown), "checkpoint": str(self.loaded.path)}

@@ -140,10 +140,17 @@ def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: in
 def _plugins_missing(path: Path) -> list[str]:
     """Return the plugins that a checkpoint was trained with and that are not imported; none where it does not say."""
     try:
-        named = json.loads((path / PROGRESS).read_text())["config"]["plugins"]
-        return [each for each in named if registry.place(each) not in registry.loaded]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [each for each in trained_with(path)["plugins"] if registry.place(each) not in registry.loaded]
+    except (ValueError, KeyError, TypeError):
         return []
+
+
+def trained_with(path: Path) -> dict:
+    """Return the config that a checkpoint was trained with, unchecked; none where it does not say."""
+    try:
+        return json.loads((path / PROGRESS).read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def renamed(task: TaskConfig, name: str) -> TaskConfig:

@@ -1,6 +1,6 @@
 """Recordings as memory (`data=`): what they say of the task, and their steps as the task's environment shows them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from torch import Tensor
 from configs.reporting import say
 from configs.runs.elsewhere import Elsewhere
 from configs.runs.nearby import HAND, Nearby
-from configs.runs.run_folder import RunFolder
 from configs.schema import TrainConfig
 from envs.arm import LAG, known, labels
 from envs.settings import ARM_TASKS, OWN, SOLVED, TaskConfig
@@ -198,18 +197,18 @@ def apart(shown: Sequence[Shown], share: float, seed: int) -> tuple[list[Shown],
     return [each for i, each in enumerate(shown) if i not in held], [shown[i] for i in sorted(held)]
 
 
-def unseen(whole: Recordings, data: Sequence[str], run: Path) -> Recordings:
-    """Return the recordings `data` without the episodes that a run learned from. Raises ConfigError.
+def unseen(whole: Recordings, data: Sequence[str], config: Mapping, checkpoint: str) -> Recordings:
+    """Return the recordings `data` without those that a checkpoint, trained with `config`, learned from.
 
-    Those of its own `data=` are told apart only as it told them apart: all of them, in their order.
+    Of the data that it was trained with, all and in that order, these are what it held out. Raises ConfigError for a
+    part of that data, and where it held out nothing.
     """
-    config = RunFolder(run).config() if (run / "config.yaml").exists() else {}
     learned = [found(name).resolve() for name in config.get("data") or () if Path(name).is_dir()]
     asked = [found(name).resolve() for name in data]
     held = apart(whole.shown, config["held_out"], config["seed"])[1] if asked == learned else []
     if both := [name for name, path in zip(data, asked, strict=True) if path in learned and not held]:
         own = f", or data=[{','.join(map(str, learned))}] for what it held out" if config["held_out"] else ""
-        raise ConfigError(f"data={both[0]}: {run} learned from it; give it new recordings{own}")
+        raise ConfigError(f"data={both[0]}: {checkpoint} learned from it; give it new recordings{own}")
     return replace(whole, shown=held or whole.shown)
 
 
