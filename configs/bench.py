@@ -96,10 +96,9 @@ def _workers(config: BenchConfig) -> int:
 
 def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
     """Write the table, the curves and the rows of the runs that are finished. Returns the summary."""
-    done: dict[Path, str] = {}
     rows: list[results.Result] = []
     failed: dict[str, str] = {}
-    for path, task in runs.items():
+    for path in runs:
         try:
             result = results.run_of(path, folder.name)
         except results.ResultsError as damaged:
@@ -109,13 +108,12 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
             failed[path.name] = last_line(path / "log.txt")
             continue
         rows.append(result)
-        done[path] = task
     for name, why in failed.items():
         say(f"{name}: {why}")
     if rows:
         results.write(folder / "results.csv", rows)
         replace_file(folder / "table.md", (table.document(rows) + "\n").encode())
-        _draw(folder, done)
+        _draw(folder, {path: task for path, task in runs.items() if path.name not in failed})
         say(table.document(rows))
     return {"suite": config.suite, **table.summary(rows, folder.name), "failed": failed, "out": str(folder)}
 
@@ -151,12 +149,13 @@ def tabulate(config: BenchConfig) -> dict:
     In a folder of runs it leaves their learning curves.
     """
     paths = [config.table] if isinstance(config.table, str) else config.table
-    for path in map(Path, paths):
-        if path.is_dir():
-            runs = {summary.parent: results.run_of(summary.parent, "") for summary in results.summaries(path)}
-            _check_alike([*runs])
-            _draw(path, {run: result.task for run, result in runs.items() if result})
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    for folder in folders:
+        _check_alike([summary.parent for summary in results.summaries(folder)])
     rows = table.chosen(paths)
+    for folder in folders:
+        runs = {summary.parent: results.run_of(summary.parent, "") for summary in results.summaries(folder)}
+        _draw(folder, {run: result.task for run, result in runs.items() if result})
     names, agent = table.agents(rows), config.agent
     if agent not in names:
         if agent != BenchConfig.agent:
