@@ -224,14 +224,16 @@ def published(task: str) -> dict[int, float]:
 
 
 def others(task: str) -> dict[str, float]:
-    """Return the mean returns after BEST_AT environment steps that others have published, by algorithm."""
-    row = {TDMPC2: published(task).get(BEST_AT), **_published("dmc_100k").get(canonical(task), {})}
-    return {name: float(value) for name, value in row.items() if name != "task" and value}
+    """Return what others have published of a task of dmc_100k.csv at BEST_AT environment steps, by algorithm."""
+    if (row := _published("dmc_100k").get(canonical(task))) is None:
+        return {}
+    means = {TDMPC2: published(task).get(BEST_AT), **row}
+    return {name: float(value) for name, value in means.items() if name != "task" and value}
 
 
 def best(task: str) -> float | None:
     """Return the best of them, or None."""
-    return max(others(task).values(), default=None) if canonical(task) in _published("dmc_100k") else None
+    return max(others(task).values(), default=None)
 
 
 def scale(task: str) -> float | None:

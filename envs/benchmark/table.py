@@ -183,7 +183,7 @@ def field(table: Sequence[Row]) -> str:
     said = "; ".join(f"{name} {mean:.0f}{costs.get(name, '')}" for name, mean in means.items())
     return (
         f"Published means of these {len(table)} tasks: {said}. ×: updates a control step, where not one; GFLOP: of a "
-        "decision, where counted."
+        "decision, where estimated."
     )
 
 
