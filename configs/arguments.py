@@ -19,7 +19,10 @@ from worldmodel.strict import ConfigError, unknown
 
 GROUPS = {"token": "model.token"}
 """The place in a config of those groups whose keys are not below the group's own name."""
-EXTRAS = {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster", "ray": "ray", "optuna": "optuna"}
+EXTRAS = {
+    "hydra/launcher": {"joblib": "sweep", "submitit_local": "cluster", "submitit_slurm": "cluster", "ray": "ray"},
+    "hydra/sweeper": {"optuna": "optuna"},
+}
 """Hydra's launchers and sweepers, and the extra that brings each."""
 FOLDER = Path(__file__).parent
 GENERATED = "task"
@@ -237,10 +240,10 @@ def _no_choice(group: str, value: str) -> str:
             find(value)
         except UserError as missing:
             return in_one_line(missing)
-    if group in ("hydra/launcher", "hydra/sweeper"):
-        if value in EXTRAS:
-            return f"{group}={value}: pip install 'semagram[{EXTRAS[value]}]' brings it"
-        return f"{group}={value}: one of {', '.join(EXTRAS)}"
+    if value in EXTRAS.get(group, ()):
+        return f"{group}={value}: pip install 'semagram[{EXTRAS[group][value]}]' brings it"
+    if group in EXTRAS:
+        return f"{group}={value}: one of {', '.join(EXTRAS[group])}"
     if not (known := choices(group)):
         return f"{group}={value}: there is no such choice"
     return f"{group}={value}: one of {', '.join(known)}"

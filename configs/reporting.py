@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -82,14 +83,21 @@ def ending(error: Exception) -> Ended | None:
         return Ended(line, MISTAKE)
     if isinstance(error, OSError):
         given = isinstance(error, GIVEN) or error.errno in GIVEN_NUMBERS
-        named = str(error.filename)
-        if by := [word for word in sys.argv[1:] if named.startswith(word.partition("=")[2] or "=")]:
-            line = f"{by[0]}: {error.strerror} ({named})"
+        if by := _given_by(error):
+            line = f"{by}: {error.strerror} ({error.filename})"
         return Ended(line, MISTAKE if given and not isinstance(error, PASSING) else FAILED)
     ran_out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU
     if ran_out or "can't allocate memory" in str(error):  # PyTorch's, on a CPU
         return Ended(f"no room in memory: {line}")  # other processes may be using it
     return None
+
+
+def _given_by(error: OSError) -> str:
+    """Return the argument that gave the path that an error is about, or a folder above it; "" for none."""
+    if not isinstance(error.filename, str):
+        return ""
+    above = (Path(error.filename), *Path(error.filename).parents)
+    return next((word for word in sys.argv[1:] if (value := word.partition("=")[2]) and Path(value) in above), "")
 
 
 @contextmanager

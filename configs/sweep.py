@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 
 from configs.arguments import quoted
+from configs.command import SWEEPS, checked, plain
 from configs.machine import own_card
 from configs.reporting import Ended, asked, say
 from robot.safety.stops import Stopped, handled
@@ -79,13 +80,13 @@ def check_keys(config) -> None:
     from omegaconf import OmegaConf
 
     from configs import commands
-    from configs.command import checked, plain
+    from configs.train import in_own_folder
 
     command = getattr(commands, config.hydra.job.config_name)
     keys = plain(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
     if command is not commands.train:
         checked(resolve_name(command.keys), keys)
-    elif not keys["data"] and keys["resume"] in ("", "auto"):
+    elif not keys["data"] and not in_own_folder(keys["resume"]):
         checked(resolve_name("configs.schema:TrainConfig"), keys)
 
 
@@ -128,7 +129,7 @@ def stoppable(words: Sequence[str]) -> Iterator[None]:
             with handled(stop):
                 yield
         except KeyboardInterrupt:
-            if {"-m", "--multirun"} & {*words}:
+            if {*SWEEPS} & {*words}:
                 say(_going_on(words))
             raise
         finally:
