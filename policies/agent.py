@@ -14,9 +14,9 @@ from torch import Tensor
 from policies.decisions.trace import Trace
 from policies.guidance.vias import Vias
 from policies.noise import Noise
+from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
-from worldmodel import registry
 from worldmodel.errors import UserError
 from worldmodel.guidance import Guidance, Guided
 from worldmodel.model import WorldModel
@@ -94,9 +94,7 @@ class Agent:
         met are matched. `step_discount`: per control step. Raises UserError if `every` exceeds a plan's control steps.
         """
         self.model, self.curve, self.planner = model, curve, planner
-        own = registry.find("noise", explore) if explore else None
-        self.generator = generator
-        self.noise = own(generator) if own else Noise(explore, generator) if explore else None
+        self.generator, self.noise = generator, own_noise(explore, generator) if explore else None
         known = curve.length * (planner.config.horizon if planner else 1)
         if every > known and planner:
             raise UserError(f"planner.replan_every={every}: at most {known}, the control steps of a plan")

@@ -9,8 +9,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from worldmodel import registry
+
 COLOURS = {"white": (1,), "pink": (1, 4, 16, 64), "mixed": (1, 4, 16, 64)}
 """For each colour, the time constants of its components, in draws."""
+
+
+def make(name: str, generator: torch.Generator) -> "Noise":
+    """Return noise by its name: a colour, or one registered as `f(generator)` with the methods of `Noise`."""
+    own = registry.find("noise", name)
+    return Noise(name, generator) if own is None else own(generator)
 
 
 class Noise:

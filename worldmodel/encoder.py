@@ -23,7 +23,7 @@ from worldmodel.settings import ModelConfig, VisionConfig
 TURNS = 1, 2, 4
 """How often a wave of an angle repeats in a full turn: what looks the same after a quarter of one needs four."""
 NEAR_M = 0.01
-"""Nearer than this, a place is told apart by as much as where it lies farther off by its logarithm."""
+"""Metres: nearer than this, the second form of a place is proportional to it, farther off to its logarithm."""
 MORE = 3 + 3 + 2 * 2 * len(TURNS)
 """How many numbers `seen_from` returns."""
 
@@ -31,10 +31,10 @@ MORE = 3 + 3 + 2 * 2 * len(TURNS)
 def seen_from(first: Float[Tensor, "*B 7"], other: Float[Tensor, "*B 7"]) -> Float[Tensor, "*B 18"]:
     """Return how one pose (place, unit quaternion w, x, y, z) looks from another.
 
-    Its place in the other's frame, and cosines and sines of TURNS times two angles about the vertical axis: of its x
-    axis from the other's, and from the direction in which it lies from the origin. Which way a hand has to turn for a
-    thing is a steep function of quaternions, of degree eight for a cube, that a net does not learn from few places:
-    Fourier features, Tancik et al. 2020 (arXiv 2006.10739).
+    Its place in the other's frame; asinh of that, in units of NEAR_M; cosines and sines of TURNS times two angles about
+    the vertical axis: of its x axis from the other's, and from the direction in which it lies from the origin. Which
+    way a hand has to turn for a thing is a steep function of quaternions, of degree eight for a cube, that a net does
+    not learn from few places: Fourier features, Tancik et al. 2020 (arXiv 2006.10739).
     """
     ours, its = rotation(first[..., 3:]), rotation(other[..., 3:])
     place = ours.mT @ (other[..., :3] - first[..., :3]).unsqueeze(-1)

@@ -81,8 +81,8 @@ class PlannerService:
         actions = decision.actions[0, : int(decision.until[0])].numpy().copy()
         plan_ms = 1000 * (time.perf_counter() - began)
         choices = json.dumps(notice.choices, ensure_ascii=False) if notice.choices else ""
-        told = notice.rung, messages.one_line(notice.why), choices, notice.gauges
-        return Answer(question.number, plan_ms, length, actions, tokens, *told)
+        noticed = notice.rung, messages.one_line(notice.why), choices, notice.gauges
+        return Answer(question.number, plan_ms, length, actions, tokens, *noticed)
 
     def serve(self, listener: socket.socket) -> None:
         """Answer the robots that connect, until `close` is called. Raises OSError if the listener fails."""
