@@ -159,7 +159,8 @@ def typed(key: str, value: object) -> str:
 
 def going_on(path: Path, plugins: Sequence[str] = ()) -> str:
     """Return the command that goes on with the run in a folder, which names its plugins again."""
-    own = f" {shlex.quote(f'plugins=[{",".join(map(quoted, plugins))}]')}" if plugins else ""
+    names = [name if re.fullmatch(r"[\w./-]+", name, re.ASCII) else quoted(name) for name in plugins]
+    own = f" {shlex.quote(f'plugins=[{",".join(names)}]')}" if plugins else ""
     return f"semagram-train {typed('resume', path)}{own}"
 
 
@@ -230,7 +231,17 @@ def explain(error: Exception, name: str) -> str:
     value = argument.partition("=")[2]
     if re.search(r"mismatched|extraneous|[vV]iable", line) and not {*value} & {*"'\"[]{}"}:
         line = f"such a text needs quotes inside quotes: \"{key}='{value}'\""
+    if found := re.search(r"override '([^'=]+)' missing EQUAL", line):
+        likely = next((key for key in ("task", "checkpoint", "run") if key in keys(name)), "<key>")
+        line = f"{found[1]}: arguments are <key>=<value>, e.g. {likely}={found[1]}"
+    if any(value.count(opening) != value.count(closing) for opening, closing in ("[]", "{}", "()")):
+        line = "a bracket is not closed"
     return line if argument in line else f"{argument}: {line}"
+
+
+def brought_by(extra: str) -> str:
+    """Say how an extra is installed."""
+    return f"`uv sync --extra {extra}` in a clone, else `pip install 'semagram[{extra}]'`, brings it"
 
 
 def _no_choice(group: str, value: str) -> str:
@@ -241,7 +252,7 @@ def _no_choice(group: str, value: str) -> str:
         except UserError as missing:
             return in_one_line(missing)
     if value in EXTRAS.get(group, ()):
-        return f"{group}={value}: pip install 'semagram[{EXTRAS[group][value]}]' brings it"
+        return f"{group}={value}: {brought_by(EXTRAS[group][value])}"
     if group in EXTRAS:
         return f"{group}={value}: one of {', '.join(EXTRAS[group])}"
     if not (known := choices(group)):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
-from configs.arguments import given, named, quoted
-from configs.command import composed, register
+from configs.arguments import brought_by, given, named, quoted
+from configs.command import register
 from configs.machine import cores
 from configs.reporting import say
 from configs.schema import BenchConfig, TrainConfig, check_camera_keys
 from configs.sweep import last_line, own_configs, started
+from configs.train import composed_or_refused
 from envs.benchmark import results, table
 from envs.settings import folder_name
 from policies.storage.folders import replace_file
@@ -57,7 +58,7 @@ def _checked(config: BenchConfig, words: list[str], folder: Path) -> dict[Path, 
     register(config.tasks)
     runs = {}
     for task in config.tasks:
-        checked = build(TrainConfig, composed("train", [*words, f"task={task}"]))
+        checked = build(TrainConfig, composed_or_refused("train", [*words, f"task={task}"]))
         build_parts(replace(checked, compile="false")).close()
         for seed in config.each_seed:
             path = folder / f"{folder_name(checked.task.label)}-seed{seed}"
@@ -89,7 +90,7 @@ def _workers(config: BenchConfig) -> int:
     there = find_spec("hydra_plugins.hydra_joblib_launcher") if find_spec("hydra_plugins") else None
     if isinstance(config.workers, int):
         if config.workers > 1 and not there:
-            raise ConfigError(f"workers={config.workers}: pip install 'semagram[sweep]' lets several run at a time")
+            raise ConfigError(f"workers={config.workers}: {brought_by('sweep')}")
         return config.workers
     return cores() if there else 1
 
@@ -135,7 +136,11 @@ def _check_alike(runs: list[Path]) -> None:
 
     first: dict[str, object] = {}
     for run in runs:
-        now = {name: value for name, value in leaves(whole(RunFolder(run).config())).items() if fixed(name)}
+        try:
+            settings = whole(RunFolder(run).config())
+        except ConfigError as error:
+            raise ConfigError(f"{run / 'config.yaml'}: {error}") from error
+        now = {name: value for name, value in leaves(settings).items() if fixed(name)}
         first = first or now
         for name in sorted({*now, *first}):
             if name.partition(".")[0] not in ("task", "seed") and now.get(name) != first.get(name):

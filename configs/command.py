@@ -150,7 +150,8 @@ def checked[T](cls: type[T], keys: dict) -> T:
     check_device(keys.get("device"))
     checkpoint = keys.get("checkpoint")
     if isinstance(checkpoint, str) and checkpoint and not Path(checkpoint).is_dir():
-        raise UserError(f"checkpoint={checkpoint}: no such folder")
+        there = "a file; the folder of a run or checkpoint" if Path(checkpoint).exists() else "no such folder"
+        raise UserError(f"checkpoint={checkpoint}: {there}")
     if "robot" in keys:
         from robot.settings import REAL, port_of_twin
 

@@ -75,19 +75,23 @@ def play(name: str, folder: Path, device: object = None) -> dict:
 def check_keys(config) -> None:
     """Check the keys of a member of a sweep, as its command will do. Raises UserError.
 
-    `config`: as Hydra composes it. What recordings or a run that is resumed say is left to the member.
+    `config`: as Hydra composes it. What recordings say is left to the member.
     """
     from omegaconf import OmegaConf
 
     from configs import commands
+    from configs.runs.tracking import check_installed
     from configs.train import in_own_folder
+    from worldmodel.strict import ConfigError
 
     command = getattr(commands, config.hydra.job.config_name)
     keys = plain(OmegaConf.masked_copy(config, [name for name in config if name != "hydra"]))
     if command is not commands.train:
         checked(resolve_name(command.keys), keys)
-    elif not keys["data"] and not in_own_folder(keys["resume"]):
-        checked(resolve_name("configs.schema:TrainConfig"), keys)
+    elif in_own_folder(keys["resume"]):
+        raise ConfigError(f"resume={keys['resume']}: not with -m; a run that is resumed goes on in its own folder")
+    elif not keys["data"]:
+        check_installed(checked(resolve_name("configs.schema:TrainConfig"), keys).track)
 
 
 def averages(done: Sequence[tuple[Sequence[str], float]]) -> list[str]:

@@ -7,6 +7,7 @@ bit-identical observations and rewards, whatever the environment or the process 
 import difflib
 import functools
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -125,11 +126,12 @@ def _gym(task: TaskConfig, render: bool) -> gymnasium.Env:
                 env = gymnasium.make(task.id, disable_env_checker=True, **{"render_mode": "rgb_array", **task.kwargs})
             return env
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        module, _, name = task.id.rpartition(":")
-        if module and isinstance(error, ModuleNotFoundError) and error.name == module:
+        module = task.id.rpartition(":")[0]
+        if module and find_spec(module.partition(".")[0]) is None:
             raise UserError(f"task.id={task.id}: no module {module}; its folder belongs on PYTHONPATH") from error
-        close = difflib.get_close_matches(name, gymnasium.registry, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
-        close = [f"{module}:{each}" if module and ":" not in each else each for each in close]
+        own = {name for name, spec in gymnasium.registry.items() if not str(spec.entry_point).startswith("gymnasium")}
+        known = [f"{module}:{name}" if module and name in own else name for name in gymnasium.registry]
+        close = difflib.get_close_matches(task.id, known, n=3) or ["Pendulum-v1", "HalfCheetah-v5"]
         why = f"no such environment is installed ({in_one_line(error)}); close to it: {', '.join(close)}"
         raise UserError(f"task.id={task.id}: {why}") from error
     except (gymnasium.error.Error, ImportError, ValueError) as error:

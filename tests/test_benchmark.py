@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -298,6 +299,19 @@ def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_ta
     code, out, _ = command("bench", f"table={tmp_path / 'mine'}")
     assert code == 0 and json.loads(out)["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
     assert [each.task for each in read(tmp_path)] == ["hopper-stand", "walker-walk"]  # a folder above them
+    evaluated = tmp_path / "mine" / "evaluated"  # neither it nor a link is a run of its own
+    evaluated.mkdir()
+    shutil.copy(first / "summary.json", evaluated)
+    (tmp_path / "mine" / "last").symlink_to(first.name)
+    assert len(read(tmp_path / "mine")) == 2
+    shutil.copytree(first, again := tmp_path / "mine" / "once-more")
+    with pytest.raises(UserError, match=f"^{first}, {again}: twice mine on hopper-stand, seed 1, after 100000 steps$"):
+        tabulate(BenchConfig(table=str(tmp_path / "mine")))
+    with open(again / "config.yaml", "a") as file:
+        file.write("planner: {algorithm: theirs}\n")
+    with pytest.raises(ConfigError, match=f"^{again}/config.yaml: planner.algorithm=theirs: .*plugins="):
+        tabulate(BenchConfig(table=str(tmp_path / "mine")))
+    shutil.rmtree(again)
     run("walker-walk", 2, 9, 1)
     line = f"{other}/config.yaml: learning.batch_size=9, but 8 in {first}; a column is of one setting"
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):

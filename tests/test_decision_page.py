@@ -96,7 +96,7 @@ def test_a_run_that_is_still_writing_is_explained_by_its_newest_whole_checkpoint
 def test_a_page_whose_name_a_folder_has_is_refused_before_anything_is_read(tmp_path):
     for name in ("p.html", "q.json"):
         (tmp_path / name).mkdir()
-        with pytest.raises(UserError, match=f"out=.*{name[0]}.html: .* no folder of that name"):
+        with pytest.raises(UserError, match=f"out=.*{name[0]}.html: .*{name} is a folder"):
             why(WhyConfig(run="nowhere", out=str(tmp_path / f"{name[0]}.html")), tmp_path)
 
 

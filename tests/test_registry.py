@@ -83,6 +83,8 @@ def test_only_a_kind_and_a_new_identifier_can_be_registered():
     ):
         with pytest.raises(UserError):
             registry.register(kind, name, own)
+    with pytest.raises(UserError, match=r"^register\('planner', 'short'\): it is called with \(search, root, .*late\)"):
+        registry.register("planner", "short", lambda search, root: None)
     with pytest.raises(UserError, match="no such file"):
         registry.load(["nowhere.py"])
     with pytest.raises(UserError, match="no such module"):

@@ -128,7 +128,8 @@ def test_a_tracker_gets_each_row_once_however_often_the_run_is_cut_off_and_a_cal
 
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("configs.runs.tracking.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"track=\[trackio\]: pip install 'semagram\[trackio\]'"):
+    how = r"track=\[trackio\]: `uv sync --extra trackio` .* `pip install 'semagram\[trackio\]'`"
+    with pytest.raises(UserError, match=how):
         semagram.train(task="walker-walk", steps=10, track=["trackio"], folder=tmp_path / "run")
     assert not any(tmp_path.iterdir())
 
@@ -140,6 +141,7 @@ def test_a_wrong_argument_is_one_line(run, tmp_path):
         (lambda: semagram.film(agent, tmp_path / "a.mp4", seed=-1), r"^film: seed=-1: a whole number from 0"),
         (lambda: semagram.make_env("walker-walk", action_repeats=2), r"^task.action_repeats: no such key; did you"),
         (lambda: semagram.make_env(agent.task, action_repeat=2), r"^make_env: action_repeat= goes with a task's name"),
+        (lambda: agent.act({"state": np.zeros(3)}), r"^the senses are observation.state; there is state$"),
         (lambda: agent.act(np.zeros(3, complex)), r"^observation.state: complex numbers; real ones only"),
         (lambda: agent.act(torch.zeros(3, dtype=torch.complex64)), r"^observation.state: complex numbers"),
     ):

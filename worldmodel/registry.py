@@ -16,6 +16,7 @@ checkpoint or a dataset. Must not import torch: settings are checked against it.
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -37,6 +38,15 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 """For each kind, the names that need no registration."""
 TAKEN = {"loss": ("agreement", "consistency", "continue", "contrast", "nan", "policy", "reward", "value")}
 """Names that would be taken for something else: a loss has the column `loss_<name>` in metrics.csv."""
+ARGUMENTS = {
+    "loss": "inputs",
+    "encoder": "key, shape, config, dtype",
+    "planner": "search, root, warm_start, noise, config, late",
+    "noise": "generator",
+    "sampler": "replay, batch, horizon, length, generator, demonstrated",
+    "wrapper": "env",
+}
+"""What each kind is called with, by position."""
 CALLED = ("loss", "planner", "sampler", "tool")
 """Kinds that are called for their result, where a class would make an object instead."""
 loaded: list[str] = []  # the modules that `load` imported, which a process that makes environments imports, too
@@ -57,6 +67,13 @@ def register[T: Callable](kind: str, name: str, own: T | None = None) -> Any:
         if kind in CALLED and isinstance(function, type):
             what = f"{function.__name__} is a class; a function, or an instance of it with __call__"
             raise UserError(f"register({kind!r}, {name!r}): {what}")
+        try:
+            inspect.signature(function).bind(*ARGUMENTS[kind].split(", ")) if kind in ARGUMENTS else None
+        except TypeError as error:
+            called = f"it is called with ({ARGUMENTS[kind]})"
+            raise UserError(f"register({kind!r}, {name!r}): {called}; {in_one_line(error)}") from None
+        except ValueError:  # a builtin has no signature to look at
+            pass
         _registered[kind][name] = function
         return function
 
@@ -115,7 +132,8 @@ def load(plugins: object) -> None:
                 raise UserError(f"plugins=[{plugin}]: {_where(error)}{in_one_line(error)}") from error
             raise UserError(f"plugins=[{plugin}]: no such module; the path of a file ends in .py") from error
         except (Exception, SystemExit) as error:  # of whatever the module does
-            what = f"{_where(error)}{type(error).__name__}: {in_one_line(error)}"
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            what = f"{_where(error)}{kind}{in_one_line(error)}"
             raise UserError(f"plugins=[{plugin}]: {what}") from error
         loaded.append(name)
 
@@ -142,5 +160,5 @@ def _where(error: BaseException) -> str:
     """Return where an error was raised."""
     if isinstance(error, SyntaxError):  # says itself where
         return ""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    last = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__][-1]
     return f"{Path(last.filename).name}, line {last.lineno}: "

@@ -12,7 +12,9 @@ A run, and what came of it:
     semagram.film(agent, "walk.mp4")
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,13 +72,17 @@ def train(
     return begin(_words({**(keys or {}), **more}), folder, callback)
 
 
-def evaluate(checkpoint: "str | Path", folder: str | Path, **keys) -> dict:
-    """Evaluate as `semagram-eval` does; return the summary, also left in `folder`. Raises ValueError, OSError."""
+def evaluate(checkpoint: str | Path, folder: str | Path | None = None, **keys) -> dict:
+    """Evaluate as `semagram-eval` does; return the summary. Raises ValueError, OSError.
+
+    `folder`: of the results, where it replaces earlier ones; by default runs/evaluations/<time>-<process>.
+    """
     from configs.runs.evaluation import Evaluation
     from configs.schema import EvaluateConfig
 
     config = _config("evaluate", EvaluateConfig, keys | {"checkpoint": str(checkpoint)})
-    return Evaluation.begin(config).run(Path(folder))
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}"
+    return Evaluation.begin(config).run(Path(folder or Path("runs/evaluations", stamp)))
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
@@ -139,6 +145,8 @@ class Agent:
         """Return the observation of B environments, and whether it was a single one."""
         senses = self.model.senses
         values = dict(observation) if isinstance(observation, Mapping) else {STATE_KEY: observation}
+        if not senses.keys() & values.keys():
+            raise UserError(f"the senses are {', '.join(senses)}; there is {', '.join(map(str, values)) or 'nothing'}")
         dims = {key: 0 if key == LANGUAGE_KEY else 3 if is_image(key) else 1 for key in senses}
         arrays: dict[str, Any] = {
             key: value if isinstance(value, str) else np.asarray(value) for key, value in values.items()

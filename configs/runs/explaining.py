@@ -52,8 +52,12 @@ def why(config: WhyConfig, _folder: Path) -> dict:
 
 def placed(out: Path) -> Path:
     """Return `out`. Raises UserError unless a page can be written there, and its graph beside it."""
-    if out.suffix != ".html" or not out.parent.is_dir() or out.is_dir() or out.with_suffix(".json").is_dir():
-        raise UserError(f"out={out}: a file ending in .html, in a folder that is there; no folder of that name")
+    if out.suffix != ".html":
+        raise UserError(f"out={out}: a file ending in .html")
+    if not out.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}")
+    if taken := [path for path in (out, out.with_suffix(".json")) if path.is_dir()]:
+        raise UserError(f"out={out}: {taken[0]} is a folder")
     try:
         with aside_of(out) as aside:
             aside.touch()

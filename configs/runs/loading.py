@@ -125,16 +125,23 @@ def load_agent(path: str | Path, seed: int = 0, device: str = "cpu", threads: in
     """
     machine = prepare(MachineConfig(device, threads, "false"))
     path = find_checkpoint(Path(path))
-    try:
+    with naming_plugins(path):
         spec = read_spec(path)
         task, model = task_of(spec), load_model(path, spec).to(machine.device)
+    generator = torch.Generator().manual_seed(seed)
+    agent = Agent.acting(model, spec.planner, spec.discount, spec.sentences, generator, planned)
+    return Loaded(agent, task, spec, path)
+
+
+@contextmanager
+def naming_plugins(path: Path) -> Iterator[None]:
+    """Where a checkpoint is refused (UserError), raise FolderError that names the plugins that may be missing."""
+    try:
+        yield
     except UserError as error:
         if missing := _plugins_missing(path):
             raise FolderError(f"{error}; it was trained with plugins=[{','.join(missing)}]") from error
         raise
-    generator = torch.Generator().manual_seed(seed)
-    agent = Agent.acting(model, spec.planner, spec.discount, spec.sentences, generator, planned)
-    return Loaded(agent, task, spec, path)
 
 
 def _plugins_missing(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from configs.reporting import say
-from configs.runs.loading import Machine, prepare
+from configs.runs.loading import Machine, naming_plugins, prepare
 from configs.runs.run_folder import leaves
 from configs.schema import TrainConfig
 from envs.make import ENDLESS, STATE_ALONE, make_vector
@@ -155,7 +155,9 @@ def senses_of(space: spaces.Dict) -> dict[str, tuple[int, ...]]:
 def begin_with(parts: Parts, init: str) -> None:
     """Take a checkpoint's weights and, if it can be rewarded anew, its replay. Raises ConfigError, FolderError."""
     path = find_checkpoint(Path(init), "init")
-    spec, own, learner = read_spec(path), parts.spec(), parts.trainer.learner
+    with naming_plugins(path):
+        spec = read_spec(path)
+    own, learner = parts.spec(), parts.trainer.learner
     was, now = (leaves({name: asdict(each)[name] for name in SHAPES}) for each in (spec, own))
     if other := [name for name in {**was, **now} if was.get(name) != now.get(name)]:
         said = "; ".join(f"{name} {was.get(name)}, here {now.get(name)}" for name in other)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from configs.arguments import brought_by
 from configs.reporting import say
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError, in_one_line
@@ -103,7 +104,7 @@ def check_installed(names: tuple[str, ...]) -> None:
     """Raise UserError if a tracker is not installed."""
     for name in names:
         if find_spec(name) is None:
-            raise UserError(f"track=[{name}]: pip install 'semagram[{name}]' brings it")
+            raise UserError(f"track=[{name}]: {brought_by(name)}")
 
 
 class Trackers:

@@ -77,8 +77,13 @@ def read(path: Path | str) -> list[Result]:
 
 
 def summaries(path: Path) -> list[Path]:
-    """Return the summaries of the runs in a folder or, if it has none, one folder deeper."""
-    return sorted(path.glob("*/summary.json")) or sorted(path.glob("*/*/summary.json"))
+    """Return the summaries of the runs in a folder or, if it has none, one folder deeper; not by links to them."""
+
+    def runs(pattern: str) -> list[Path]:
+        there = [each.parent for each in sorted(path.glob(pattern)) if not each.parent.is_symlink()]
+        return [each / "summary.json" for each in there if (each / "config.yaml").exists()]
+
+    return runs("*/summary.json") or runs("*/*/summary.json")
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

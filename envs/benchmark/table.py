@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from envs.benchmark.results import BEST_AT, COSTS, Result, best, others, published, read, scale
+from envs.benchmark.results import BEST_AT, COSTS, Result, best, others, published, read, run_of, scale, summaries
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
@@ -74,10 +74,17 @@ def chosen(paths: Sequence[str | Path]) -> list[Result]:
     runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
     for (agent, task, seed, steps), count in sorted(runs.items()):
         if count > 1:
-            raise UserError(f"{where}: twice {agent} on {task}, seed {seed}, after {steps} steps")
+            same = [each for path in paths for each in _at(path, task, seed)] or [where]
+            raise UserError(f"{', '.join(same)}: twice {agent} on {task}, seed {seed}, after {steps} steps")
         if (other := lengths.setdefault((agent, task), steps)) != steps:
             raise UserError(f"{where}: {agent} on {task} after {other} and {steps} steps; keep the rows of one")
     return results
+
+
+def _at(path: str | Path, task: str, seed: int) -> list[str]:
+    """Return the folders of runs on a task with a seed, if `path` holds folders."""
+    runs = {each.parent: run_of(each.parent, "") for each in summaries(Path(path))}
+    return [str(run) for run, result in runs.items() if result and (result.task, result.seed) == (task, seed)]
 
 
 def agents(results: Sequence[Result]) -> list[str]:
