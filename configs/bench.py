@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,6 +116,7 @@ def _report(config: BenchConfig, runs: dict[Path, str], folder: Path) -> dict:
         results.write(folder / "results.csv", rows)
         replace_file(folder / "table.md", (table.document(rows) + "\n").encode())
         _draw(folder, {path: task for path, task in runs.items() if path.name not in failed})
+        _draw_costs(folder / "costs.png", table.rows(rows, folder.name))
         say(table.document(rows))
     return {"suite": config.suite, **table.summary(rows, folder.name), "failed": failed, "out": str(folder)}
 
@@ -128,6 +130,14 @@ def _draw(folder: Path, runs: dict[Path, str]) -> None:
         curves.setdefault(task, []).append(results.read_curve(path / "metrics.csv"))
     if curves:
         save(folder / "curves.png", small_multiples(curves))
+
+
+def _draw_costs(path: Path, rows: Sequence[table.Row]) -> None:
+    """Draw the mean return by arithmetic beside published ones, where there are any of all these tasks."""
+    from envs.benchmark.figures import return_by_cost, save
+
+    if (figure := return_by_cost(rows)) is not None:
+        save(path, figure)
 
 
 def _check_alike(runs: list[Path]) -> None:
@@ -151,7 +161,7 @@ def _check_alike(runs: list[Path]) -> None:
 def tabulate(config: BenchConfig) -> dict:
     """Make the table of runs, in `readme` or on stderr; return the summary of `agent`. Raises UserError.
 
-    In a folder of runs it leaves their learning curves.
+    In a folder of runs it leaves their learning curves; there, or beside a CSV file, the return by arithmetic.
     """
     paths = [config.table] if isinstance(config.table, str) else config.table
     folders = [Path(path) for path in paths if Path(path).is_dir()]
@@ -166,6 +176,8 @@ def tabulate(config: BenchConfig) -> dict:
         if agent != BenchConfig.agent:
             raise ConfigError(f"agent={agent}: not in {', '.join(paths)}, which have {', '.join(names)}")
         agent = names[0]
+    place = Path(paths[0])
+    _draw_costs(place / "costs.png" if place.is_dir() else place.with_suffix(".png"), table.rows(rows, agent))
     text = table.document(rows)
     if config.readme:
         changed = table.update_readme(Path(config.readme), text)

@@ -5,6 +5,7 @@ import pytest
 
 from envs.benchmark import figures
 from envs.benchmark.results import LearningCurve
+from envs.benchmark.table import Row
 
 
 def curve(end=100_000, top=900.0, seed=0):
@@ -69,6 +70,21 @@ def test_a_grid_draws_each_seed_and_their_mean_and_range_over_the_steps_that_all
     (axes,) = figures.small_multiples({"walker-walk": [curve(100_000), curve(40_000)]}).axes
     (mean,) = named(axes, "mean")
     assert mean.get_xdata()[-1] == 40_000
+
+
+def test_a_mean_return_stands_at_its_arithmetic_beside_the_published_ones_or_there_is_no_picture():
+    def row(task, gflop=2.0):
+        return Row(task, 100_000, (700.0, 900.0), None, None, gflop)
+
+    (axes,) = figures.return_by_cost([row("walker-walk"), row("cheetah-run", 8.0)]).axes
+    (ours,) = named(axes, "ours")
+    assert ours.get_xydata().tolist() == [[5.0, 800.0]]
+    at = dict(each.get_xydata()[0] for each in named(axes, "published"))
+    assert at[87.0] == pytest.approx((961.8 + 519.1) / 2, abs=0.5)  # TD-MPC2
+    heights = [words.xy[1] for words in axes.texts]
+    assert all(axes.get_ylim()[0] < height < axes.get_ylim()[1] for height in heights)
+    for none in ([row("Pendulum-v1"), row("walker-walk")], [row("walker-walk", None), row("cheetah-run", None)]):
+        assert figures.return_by_cost(none) is None
 
 
 def test_a_run_without_an_episode_and_a_pair_of_samples_are_drawn_too():

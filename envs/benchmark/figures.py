@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from envs.benchmark.results import BEST_AT, LearningCurve, best, published
-from envs.benchmark.table import mean_interval, steps
+from envs.benchmark.results import BEST_AT, COSTS, LearningCurve, best, published
+from envs.benchmark.table import Row, mean_interval, published_means, steps
 from policies.storage.folders import replace_file
 
 # Okabe and Ito's colour-blind-safe palette. The published returns differ in shape too.
@@ -113,6 +113,44 @@ def small_multiples(runs: Mapping[str, Sequence[LearningCurve]]) -> Figure:
     figure.supxlabel("environment steps", fontsize=9)
     figure.supylabel("return", fontsize=9)
     figure.legend([*key.values()], [*key], loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+@rc_context(_letters(11))
+def return_by_cost(table: Sequence[Row]) -> Figure | None:
+    """Draw the mean return of a table's tasks by the arithmetic of a decision, beside published ones.
+
+    Those whose arithmetic is not known are levels at the right. None, if nobody has published all of the tasks.
+    """
+    theirs, gflop = published_means(table), [row.gflop for row in table if row.gflop]
+    if not theirs or not gflop:
+        return None
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    beside: dict = {"textcoords": "offset points", "va": "center"}
+    for name, mean in theirs.items():
+        if cost := COSTS.get(name):
+            axes.plot(cost, mean, marker="D", ms=8, color=THEIRS, mec="white", lw=0, gid="published")
+            axes.annotate(f"{name}  {mean:.0f}", (cost, mean), (-8, 0), ha="right", **beside)
+    mean, cost = float(np.mean([row.ours.estimate for row in table])), float(np.mean(gflop))
+    axes.plot(cost, mean, marker="o", ms=12, color=OURS, lw=0, gid="ours")
+    axes.annotate(f"Semagram  {mean:.0f}", (cost, mean), (11, 0), color=OURS, fontweight="bold", **beside)
+    axes.set(xscale="log", xlabel="GFLOP of a decision (update and plan), of others estimated")
+    axes.set(ylabel=f"mean return of {len(table)} tasks, {steps(BEST_AT)} steps")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low / 1.3, high * 3)
+    axes.set_ylim(0.9 * min(mean, *theirs.values()), 1.05 * max(mean, *theirs.values()))
+    free = np.inf
+    for name in [name for name in theirs if name not in COSTS]:  # highest first; each name below the one before
+        axes.axhline(theirs[name], color=PALE, lw=1, zorder=0)
+        free = min(theirs[name], free - 0.042 * float(np.ptp(axes.get_ylim())))
+        place: dict = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        axes.annotate(
+            f"{theirs[name]:.0f}  {name}", (1, free), (6, 0), color="#777777", fontsize="small", **place, **beside
+        )
+    axes.spines[["top", "right"]].set_visible(False)
+    _headed(figure, "Return by arithmetic; at the right, whose arithmetic is not known")
     return figure
 
 
