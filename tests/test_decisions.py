@@ -1,13 +1,13 @@
 """Laws of seeing a decision: effects that add up and predict interventions, a graph to read."""
 
 import json
-from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from policies.decisions import graph
 from policies.decisions.graph import Explainer, Usual
 from policies.decisions.schema import as_json
 from worldmodel.attribution import Inputs, effects, follow, groups, influence, prune, scores
@@ -111,10 +111,26 @@ def test_effects_of_a_net_add_up_and_predict_small_interventions(joined_model, t
     assert measures["pearson"] > 0.95 and measures["spearman_held_out"] > 0.7
     assert 0 < measures["replacement"] < 1 and 0 < measures["completeness"] < 1
     exactly = explaining.explain(seen, torch.zeros(2), tokens, found.path.states[0, 1:, :16])
-    both = *exactly.scores, *exactly.pruned_scores
+    both = *exactly.graph.scores, *exactly.shown.scores
     assert both == pytest.approx((1, 1, 1, 1), abs=1e-4)  # what came is what was imagined
-    whole = replace(found, kept=torch.ones_like(found.kept), lines=found.weight != 0)
-    assert whole.pruned_scores == pytest.approx(found.scores)
+
+
+def test_what_is_shown_of_a_graph_is_all_of_it_in_sixty_nodes(joined_model, toys, monkeypatch):
+    explaining = explainer(joined_model)
+    found = explaining.explain(toys.observed({STATE_KEY: torch.randn(1, 3)}), torch.zeros(2), torch.rand(3, 6))
+    monkeypatch.setattr(graph, "MOST", 20)
+    shown = found.graph.pruned()
+    assert len(shown.nodes) <= 20 < len(found.graph.nodes)
+    places = [place for node in shown.nodes for place in node.places]
+    assert sorted(places) == sorted({*places}) and any(len(node.places) > 1 for node in shown.nodes)
+    sums = torch.zeros(2, 4)  # an effect is a sum over groups, however they are put together
+    for row, nodes in enumerate((shown.nodes, found.graph.nodes)):
+        for node in nodes:
+            sums[row, node.step] += node.effect if node.kind == "group" else 0
+    assert torch.allclose(sums[0], sums[1], atol=0.02 * float(sums[1].abs().max()))  # but for what is faint
+    rest = next(node for node in shown.nodes if len(node.places) > 1)
+    (clamp,) = explaining._hold(found.path, found.tokens, found.effects, [rest.places], 1.0)
+    assert clamp.predicted == pytest.approx(rest.effect, abs=1e-5)
 
 
 def test_influence_follows_all_paths_and_pruning_keeps_what_matters():
@@ -203,14 +219,14 @@ class Graph(Fields):
 def test_the_json_has_what_both_front_ends_read(joined_model, toys):
     explaining = explainer(joined_model)
     found = explaining.explain(toys.observed({STATE_KEY: torch.randn(1, 3)}), torch.zeros(2), torch.rand(3, 6))
-    graph = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt")))
-    Graph.model_validate(graph, strict=True)
-    prompt, ids = graph["metadata"]["prompt_tokens"], [node["node_id"] for node in graph["nodes"]]
-    assert len(set(ids)) == len(ids) == int(found.kept.sum())
-    assert {end for link in graph["links"] for end in (link["source"], link["target"])} <= {*ids}
-    for node in graph["nodes"]:
+    made = json.loads(json.dumps(as_json(found, explaining.inputs, "s", "scan", "a prompt")))
+    Graph.model_validate(made, strict=True)
+    prompt, ids = made["metadata"]["prompt_tokens"], [node["node_id"] for node in made["nodes"]]
+    assert len(set(ids)) == len(ids) == len(found.shown.nodes)
+    assert {end for link in made["links"] for end in (link["source"], link["target"])} <= {*ids}
+    for node in made["nodes"]:
         assert 0 <= node["ctx_idx"] < len(prompt)
         if node["feature_type"] == "logit":
             assert "(p=" in node["clerp"]
-    seen = [node["feature"] for node in graph["nodes"] if node["feature_type"] == "cross layer transcoder"]
+    seen = [node["feature"] for node in made["nodes"] if node["feature_type"] == "cross layer transcoder"]
     assert seen and max(map(seen.count, seen)) <= 2 / 3 * len(prompt)  # else circuit-tracer's drops the node

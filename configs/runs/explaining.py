@@ -95,7 +95,7 @@ class Why:
             seconds = time.perf_counter() - began
             graphs.append((explained, self._graph(moment, explained), seconds))
             shown.append(self._shown(agent, moment, *graphs[-1]) | {"came": self._came(explained.path, really)})
-            say(f"step {moment.step}: {int(explained.kept.sum())} nodes{' (asked)' if n == asked else ''}")
+            say(f"step {moment.step}: {len(explained.shown.nodes)} nodes{' (asked)' if n == asked else ''}")
         task, path = self.loaded.task.label, str(self.loaded.path)
         about = {"task": task, "checkpoint": path, "episode": config.episode, "asked": asked, "given": model.shared}
         text = json.dumps(about | {"moments": shown}, separators=(",", ":"), allow_nan=False)
@@ -138,21 +138,22 @@ class Why:
 
     def _shown(self, agent: Agent, moment: Moment, explained: Explained, graph: dict, seconds: float) -> dict:
         """Return what the page shows of one decision, as plain data."""
-        kept = [explained.nodes[n] for n in explained.kept.nonzero()[:, 0].tolist()]
-        tried = {clamp.held: [short(clamp.predicted), short(clamp.measured)] for clamp in explained.single}
+        clamps = *explained.single, *explained.rest
+        tried = {clamp.held: [short(clamp.predicted), short(clamp.measured)] for clamp in clamps}
         nodes = {
             at["node_id"]: {
                 **{"kind": node.kind, "step": node.step, "number": node.number, "label": node.label},
                 "holds": [[name, round(share, 3), self.units.get(name, "")] for name, share in node.holds],
-                "clamp": tried[((node.step, node.number),)] if node.kind == "group" else None,
+                "clamp": tried[node.places] if node.kind == "group" else None,
+                "several": len(node.places) > 1,
             }
-            for node, at in zip(kept, graph["nodes"], strict=True)
+            for node, at in zip(explained.shown.nodes, graph["nodes"], strict=True)
         }
         single = sorted(explained.single, key=lambda clamp: -abs(clamp.predicted))[:SHOWN]
         halves = {clamp.held: clamp for clamp in explained.half}
         half = [halves[each.held] for each in single[:PAIRED]]
-        names = {(node.step, node.number): node.label for node in explained.nodes if node.kind == "group"}
-        clamps = [
+        names = {(node.step, node.number): node.label for node in explained.graph.nodes if node.kind == "group"}
+        table = [
             {
                 "held": [[h, names[h, g], g] for h, g in clamp.held],
                 "share": clamp.share,
@@ -174,7 +175,7 @@ class Why:
             "inputs": self._inputs(moment, explained),
             "quantities": self._quantities(moment),
             "plans": self._plans(agent, moment),
-            "clamps": clamps,
+            "clamps": table,
             "nodes": nodes,
             "graph": graph,
             "measures": {name: round(value, 4) for name, value in explained.measures.items()},
@@ -201,7 +202,7 @@ class Why:
                 "name": name,
                 "value": short(state[i]) if i < len(state) else None,
                 "usual": short(usual[i]) if i < len(state) else None,
-                "effect": short(explained.nodes[i].effect),
+                "effect": short(explained.graph.nodes[i].effect),
                 "action": actions[0],
                 "instead": actions[i + 1],
             }

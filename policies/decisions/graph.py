@@ -21,6 +21,8 @@ from worldmodel.planner import join, search_in
 from worldmodel.senses import STATE_KEY, name
 
 TOP = 8  # how many of the most important groups are held at their means together, and one by one in the table
+MOST = 60  # nodes that are shown at most
+FAINT = 0.001  # of all outcomes; one that counts for less may be left out
 DESCRIBED = 3  # how many quantities a group is described by
 
 
@@ -47,6 +49,7 @@ class Node:
     """A node: of `kind` input, token, error, group or outcome, at a step, with its effect on the return.
 
     `holds`: for a group, what it says about quantities: (name, share of the quantity's range above its mean).
+    `places`: which groups it is of, as (step, group); several, if it is the rest of a step.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class Node:
     label: str
     effect: float
     holds: tuple[tuple[str, float], ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,12 @@ class Clamp:
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A decision's graph: its nodes, the weight of the edge from j to i as `weight[i, j]`, and which are kept.
+class Graph:
+    """Nodes, the weight of the edge from j to i as `weight[i, j]` (0: none), how much each node counts as an end."""
 
-    `single`, `half`, `pairs`: clamps of each group, to the half, and of pairs. `together`: of the TOP groups with the
-    largest effects, and of as many random ones.
-    """
-
-    path: Followed
-    tokens: Float[Tensor, "H P"]
-    effects: Effects
     nodes: tuple[Node, ...]
     weight: Float[Tensor, "N N"]
     ends: Float[Tensor, " N"]
-    kept: Bool[Tensor, " N"]
-    lines: Bool[Tensor, "N N"]
-    single: tuple[Clamp, ...]
-    half: tuple[Clamp, ...]
-    pairs: tuple[Clamp, ...]
-    together: tuple[Clamp, Clamp]
 
     def of_kind(self, *kinds: str) -> Bool[Tensor, " N"]:
         """Return which nodes are of these kinds."""
@@ -94,20 +85,67 @@ class Explained:
 
     @property
     def scores(self) -> tuple[float, float]:
-        """Replacement and completeness of the whole graph, before it is pruned (`worldmodel.attribution.scores`)."""
+        """Replacement and completeness (`worldmodel.attribution.scores`)."""
         return scores(self.weight, self.ends, self.of_kind("input", "token"), self.of_kind("error"))
 
+    def pruned(self) -> "Graph":
+        """Return the graph of at most MOST nodes that is shown, in which nothing is left out but faint edges.
+
+        Nodes of little influence are one in each step, and one of the inputs: effects are sums, so that of several
+        groups is the sum of theirs. What came otherwise than imagined keeps all its edges.
+        """
+        rests = 2 + max(node.step for node in self.nodes)
+        kept = prune(self.weight, self.ends, *self._fixed, nodes=1.0, most=MOST - rests)[0]
+        rows = [*torch.eye(len(self.nodes))[kept]]
+        nodes = [self.nodes[n] for n in kept.nonzero()[:, 0].tolist()]
+        for kind, step in [("input", 0), *(("group", step) for step in range(rests - 1))]:
+            both = [(node.kind, node.step) == (kind, step) for node in self.nodes]
+            others = torch.tensor(both) & ~kept
+            if bool(others.any()):
+                rest = [self.nodes[n] for n in others.nonzero()[:, 0].tolist()]
+                effect, places = sum(node.effect for node in rest), tuple(p for node in rest for p in node.places)
+                label = f"{len(rest)} other {kind}s"
+                nodes.append(Node(kind, sum(both), step, label, effect, places=places))
+                rows.append(others.float())
+        joined = torch.stack(rows)
+        whole = Graph(tuple(nodes), joined @ self.weight @ joined.T, joined @ self.ends)
+        kept, lines = prune(whole.weight, whole.ends, *whole._fixed, nodes=1.0, most=MOST)
+        lines = lines | (kept[:, None] & whole.of_kind("error") & (whole.weight != 0))
+        kept = kept & (lines.any(0) | lines.any(1))
+        weight, left = torch.where(lines, whole.weight, 0)[kept][:, kept], kept.nonzero()[:, 0].tolist()
+        return Graph(tuple(nodes[n] for n in left), weight, whole.ends[kept])
+
     @property
-    def pruned_scores(self) -> tuple[float, float]:
-        """The same of what is kept: each node of its kept lines alone, without the errors of nodes that are not."""
-        weight, ends = torch.where(self.lines, self.weight, 0), self.ends * self.kept
-        return scores(weight, ends, self.of_kind("input", "token"), self.of_kind("error"))
+    def _fixed(self) -> tuple[Bool[Tensor, " N"], Bool[Tensor, " N"]]:
+        """Which nodes are never dropped, and which need nothing that leads to them."""
+        ends = self.of_kind("outcome") & (self.ends > FAINT)
+        return self.of_kind("error") | ends, self.of_kind("input", "token", "error")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A decision, explained: its `graph` as it is, and as it is `shown`.
+
+    `single`, `half`, `pairs`: clamps of each group, to the half, and of pairs. `together`: of the TOP groups with the
+    largest effects, and of as many random ones. `rest`: of each node that is several groups.
+    """
+
+    path: Followed
+    tokens: Float[Tensor, "H P"]
+    effects: Effects
+    graph: Graph
+    shown: Graph
+    rest: tuple[Clamp, ...]
+    single: tuple[Clamp, ...]
+    half: tuple[Clamp, ...]
+    pairs: tuple[Clamp, ...]
+    together: tuple[Clamp, Clamp]
 
     @property
     def measures(self) -> dict[str, float]:
         """How far the graph can be trusted, as plain numbers."""
-        replacement, completeness = self.scores
-        pruned_replacement, pruned_completeness = self.pruned_scores
+        replacement, completeness = self.graph.scores
+        pruned_replacement, pruned_completeness = self.shown.scores
         top, drawn = (abs(each.measured) for each in self.together)
         held_out = [*self.half, *self.pairs]
         return {
@@ -160,15 +198,11 @@ class Explainer:
         if followed is not None:
             wrong = self._surprise(path, tokens, followed)
         found = effects(self.search, path, tokens, self.member, self.average, self.encoder(seen, reached), wrong)
-        nodes, weight, ends = self._graph(path.states[0], found)
-        always = torch.tensor([node.kind in ("error", "outcome") for node in nodes])
-        first = torch.tensor([node.kind in ("input", "token", "error") for node in nodes])
-        kept, lines = prune(weight, ends, always, first)
-        errors = torch.tensor([node.kind == "error" for node in nodes])
-        lines = lines | (kept[:, None] & errors & (weight != 0))  # what is not explained is never left out
-        kept = kept & (lines.any(0) | lines.any(1))
-        clamps = self._clamps(path, tokens, found)
-        return Explained(path, tokens, found, nodes, weight, ends, kept, lines, *clamps)
+        graph = self._graph(path.states[0], found)
+        shown = graph.pruned()
+        several = [node.places for node in shown.nodes if len(node.places) > 1]
+        rest = self._hold(path, tokens, found, several, 1.0) if several else ()
+        return Explained(path, tokens, found, graph, shown, rest, *self._clamps(path, tokens, found))
 
     def _surprise(self, path: Followed, tokens: Tensor, followed: Float[Tensor, "H D"]) -> Float[Tensor, "H S"]:
         """Return the states that followed less those that the model makes of the true states before."""
@@ -206,8 +240,8 @@ class Explainer:
 
         return Inputs(encode, given, mean, parts)
 
-    def _graph(self, states: Float[Tensor, "H1 S"], found: Effects) -> tuple[tuple[Node, ...], Tensor, Tensor]:
-        """Return nodes, weights and how much each outcome counts: its share of all that differs from the usual."""
+    def _graph(self, states: Float[Tensor, "H1 S"], found: Effects) -> Graph:
+        """Return the whole graph. An outcome counts by its share of all that differs from the usual."""
         horizon, count, inputs = len(states) - 1, len(self.member), self.inputs
         nodes = [Node("input", i, 0, label, float(found.input_to_group[i].sum())) for i, label in enumerate(inputs)]
         into = found.token_to_group.sum(1) + found.token_to_end.sum(1)
@@ -219,7 +253,7 @@ class Explainer:
         for h in range(horizon + 1):
             for g in range(count):
                 label = says[h][g][0][0] if says[h][g] else f"group {g + 1}"
-                nodes.append(Node("group", g, h, label, float(found.of_group[h, g]), says[h][g]))
+                nodes.append(Node("group", g, h, label, float(found.of_group[h, g]), says[h][g], ((h, g),)))
         outcome = found.group_to_end.sum(1) + found.token_to_end
         nodes += [Node("outcome", h, h + 1, f"reward {h + 1}", float(outcome[h, 0])) for h in range(horizon)]
         nodes += [Node("outcome", horizon + h, h + 1, f"goes on {h + 1}", float(outcome[h, 1])) for h in range(horizon)]
@@ -238,7 +272,7 @@ class Explainer:
         weight[-1, group[-1]] = found.of_group[-1]
         ends = torch.zeros(len(nodes))
         ends[at_ends:] = weight[at_ends:].abs().sum(1)
-        return tuple(nodes), weight, ends / ends.sum().clamp(min=1e-20)
+        return Graph(tuple(nodes), weight, ends / ends.sum().clamp(min=1e-20))
 
     @torch.enable_grad()
     def _says(self, states: Float[Tensor, "T S"]) -> list[list[tuple[tuple[str, float], ...]]]:

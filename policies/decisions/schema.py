@@ -9,22 +9,24 @@ from worldmodel.attribution import influence
 
 
 def as_json(explained: Explained, names: Sequence[str], slug: str, scan: str, prompt: str) -> dict:
-    """Return a graph in circuit-tracer's and Neuronpedia's schema, of its kept nodes and edges.
+    """Return a graph in circuit-tracer's and Neuronpedia's schema, as it is shown.
 
-    `names`: the inputs of the encoder. They are the first of the prompt's tokens, followed by the steps and tokens in
-    order of time. An outcome's `p` is its share of all outcomes; `influence` is cumulative, small for what matters.
+    `names`: the inputs of the encoder. They, and what is the rest of them, are the first of the prompt's tokens,
+    followed by the steps and tokens in order of time. An outcome's `p` is its share of all outcomes; `influence` is
+    cumulative, small for what matters.
     """
-    horizon, count = len(explained.tokens), len(names)
-    prompt_tokens = [*names, "now"]
+    shown, horizon = explained.shown, len(explained.tokens)
+    names = [*names, *(node.label for node in shown.nodes if node.kind == "input" and node.number == len(names))]
+    count, prompt_tokens = len(names), [*names, "now"]
     for h in range(horizon):
         prompt_tokens += [f"token {h + 1}", f"step {h + 1}"]
-    _, total = influence(torch.where(explained.lines, explained.weight, 0), explained.ends)
+    _, total = influence(shown.weight, shown.ends)
     order = total.argsort(descending=True)
     cumulative = torch.empty_like(total)
     cumulative[order] = total[order].cumsum(0) / total.sum().clamp(min=1e-20)
     ids, nodes = {}, []
-    for n in explained.kept.nonzero()[:, 0].tolist():
-        node, share = explained.nodes[n], float(explained.ends[n])
+    for n, node in enumerate(shown.nodes):
+        share = float(shown.ends[n])
         layer, feature, at = str(node.step), node.number, count + 2 * node.step
         match node.kind:
             case "input" | "token":
@@ -60,14 +62,13 @@ def as_json(explained: Explained, names: Sequence[str], slug: str, scan: str, pr
             }
         )
     links = [
-        {"source": ids[j], "target": ids[i], "weight": float(f"{float(explained.weight[i, j]):.4g}")}
-        for i, j in explained.lines.nonzero().tolist()
-        if i in ids and j in ids
+        {"source": ids[j], "target": ids[i], "weight": float(f"{float(shown.weight[i, j]):.4g}")}
+        for i, j in shown.weight.nonzero().tolist()
     ]
     metadata = {
         **{"slug": slug, "scan": scan, "transcoder_list": [], "prompt_tokens": prompt_tokens, "prompt": prompt},
-        **{"node_threshold": 0.8, "schema_version": 1},
-        "pruning_settings": {"node_threshold": 0.8, "edge_threshold": 0.98},
+        **{"node_threshold": 1.0, "schema_version": 1},
+        "pruning_settings": {"node_threshold": 1.0, "edge_threshold": 0.98},
         "info": {"description": prompt, "generator": {"name": "semagram"}},
     }
     params = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}

@@ -47,7 +47,7 @@ def graphs(run: str, count: int) -> list[dict]:
             explained = explainer.explain(moment.seen, moment.reached, moment.tokens, really)
             seconds = time.perf_counter() - began
             top, drawn = explained.together
-            more = {"nodes": int(explained.kept.sum()), "seconds": seconds}
+            more = {"nodes": len(explained.shown.nodes), "seconds": seconds}
             more |= {
                 "top8": abs(top.measured),
                 "random8": abs(drawn.measured),
