@@ -290,9 +290,10 @@ class GuideConfig:
 
 @dataclass(frozen=True)
 class WhyConfig:
-    """The keys of semagram-why: a decision of an evaluation. `around`: decisions before and after it."""
+    """The keys of semagram-why: a decision of an evaluation or recording. `around`: decisions before and after it."""
 
     run: str = ""
+    data: str = ""
     episode: int = ranged(0, low=0, high=9999)
     step: int = ranged(0, low=0)
     around: int = ranged(2, low=0, high=10)

@@ -13,10 +13,11 @@ from pyarrow import parquet
 from scipy.spatial.transform import Rotation
 
 from configs.arm.recording import RecordSession
+from configs.runs.explaining import why
 from configs.runs.held_out import auc
 from configs.runs.nearby import Nearby
 from configs.runs.recordings import as_recordings, recorded
-from configs.schema import TrainConfig
+from configs.schema import TrainConfig, WhyConfig
 from configs.train import train
 from envs.arm import known, labels
 from envs.make import STATE_ALONE, make
@@ -238,6 +239,25 @@ def test_offline_run_resumes_to_the_bit_evaluates_and_goes_on_in_simulation(toys
     told = recorded(_config(folder), SENSES)
     lengths = sum(len(each.action) for each in (*told.shown, *told.nearby))
     assert replay.demonstrated_rows().shape[1] == lengths and replay.steps >= lengths + 69
+
+
+def test_a_moment_of_a_recording_is_explained_by_what_would_be_planned_there(toys, folder, tmp_path):
+    tiny(toys, folder, tmp_path / "run", "steps=9")
+    asked = WhyConfig(run=str(tmp_path / "run"), data=str(folder), episode=2, step=5, out=str(tmp_path / "p.html"))
+    assert why(asked, tmp_path)["step"] == 5
+    page = json.loads((tmp_path / "p.html").read_text().partition('id="data">')[2].partition("</script>")[0])
+    (told,) = [each for each in as_recordings(TASK, SENSES, [str(folder)], 1.0).shown if each.episode.number == 2]
+    assert [moment["step"] for moment in page["moments"]] == [3, 4, 5, 6, 7] and page["asked"] == 2
+    for moment in page["moments"]:
+        np.testing.assert_allclose(moment["recorded"], told.action[moment["step"]], atol=1e-3)
+        state = [each["value"] for each in moment["inputs"]]
+        np.testing.assert_allclose(state, told.observation.values[STATE_KEY][moment["step"]], rtol=1e-2, atol=1e-3)
+    for wrong, line in (
+        ({"episode": 3}, f"^episode=3: {folder} has 0 to 2$"),
+        ({"step": 10**6}, f"^step=1000000: episode 2 of {folder} has {len(told.action)} steps$"),
+    ):
+        with pytest.raises(UserError, match=line):
+            why(replace(asked, **wrong), tmp_path)
 
 
 def _config(folder, **keys):

@@ -14,7 +14,7 @@ from configs.page import inline, jpeg, page, short
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
 from configs.runs.film import motions, sentence
-from configs.runs.moments import Moment, followed, played_again
+from configs.runs.moments import Moment, followed, played_again, recorded_again
 from configs.schema import EvaluateConfig, WhyConfig
 from envs.arm import LAG
 from policies.agent import Agent
@@ -82,7 +82,11 @@ class Why:
     def run(self) -> dict:
         """Do it. Returns the last line."""
         config, usual = self.config, self.usual()
-        moments, asked, env = played_again(self.evaluation, config.episode, config.step, config.around)
+        where = config.episode, config.step, config.around
+        if config.data:
+            moments, asked, env = recorded_again(self.evaluation, config.data, *where)
+        else:
+            moments, asked, env = played_again(self.evaluation, *where)
         labels = [self.same.get(i, LAGS.get(label, label)) for i, label in enumerate(env["labels"])]
         self.rate, self.units = env["render_fps"], env["quantities"]
         agent, token = self.evaluation.agent(True), self.loaded.spec.model.token
@@ -90,7 +94,8 @@ class Why:
         self.explainer = Explainer(model, token.discount(self.loaded.spec.discount), usual, labels)
         shown, graphs = [], []
         for n, moment in enumerate(moments):
-            really, began = followed(self.evaluation, config.episode, moment, self.explainer), time.perf_counter()
+            really = None if config.data else followed(self.evaluation, config.episode, moment, self.explainer)
+            began = time.perf_counter()
             explained = self.explainer.explain(moment.seen, moment.reached, moment.tokens, really)
             seconds = time.perf_counter() - began
             graphs.append((explained, self._graph(moment, explained), seconds))
@@ -168,6 +173,7 @@ class Why:
             "seconds": round(moment.step / self.rate, 3),
             "picture": None if moment.picture is None else jpeg(moment.picture),
             "by_policy": moment.by_policy,
+            "recorded": None if moment.recorded is None else [short(x) for x in moment.recorded.tolist()],
             "total": short(float(path.total)),
             "rewards": [short(x) for x in (path.of_reward * path.reward)[0].tolist()],
             "value": short(float(path.of_value * path.value)),

@@ -1,9 +1,10 @@
-"""An evaluation's episode, played again up to a decision: what the agent had before it, and what came after it."""
+"""An episode up to a decision, of an evaluation played again or of a recording: what was before it, and what came."""
 
 import copy
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from configs.reporting import progress_bar, say
 from configs.runs.evaluation import Evaluation
 from configs.runs.film import HEIGHT, WIDTH
+from configs.runs.recordings import as_recordings
 from envs.cameras import frame
 from policies.decisions.graph import Explainer
 from policies.training.episodes import Step, play
@@ -21,12 +23,15 @@ from sim.renderer import RenderingUnavailable
 from worldmodel.errors import UserError
 from worldmodel.mppi import Plan
 from worldmodel.observation import FrameHistory, Observation
-from worldmodel.senses import STATE_KEY
+from worldmodel.senses import STATE_KEY, is_image
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A decision as made: where its first curve begins (A,), the true quantities, the scene, the plan's deviation."""
+    """A decision as made: where its first curve begins (A,), the true quantities, the scene.
+
+    `recorded`: what was really done then, if it is a moment of a recording.
+    """
 
     step: int
     seen: Observation
@@ -37,6 +42,7 @@ class Moment:
     actions: tuple[Tensor, ...]
     quantities: Tensor
     picture: np.ndarray | None
+    recorded: Float[Tensor, " A"] | None = None
 
 
 def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -> tuple[list[Moment], int, dict]:
@@ -88,6 +94,40 @@ def played_again(evaluation: Evaluation, episode: int, step: int, around: int) -
         if not found or int(running.lengths[of]) <= step:
             raise UserError(f"step={step}: episode {episode} has {int(running.lengths[of])} steps")
         return [*found, *later], len(found) - 1, dict(running.env.metadata)
+
+
+def recorded_again(
+    evaluation: Evaluation, data: str, episode: int, step: int, around: int
+) -> tuple[list[Moment], int, dict]:
+    """Plan anew at moments of a recorded episode, after what was really done there; as `played_again` returns it.
+
+    Raises DatasetError, UserError.
+    """
+    agent, task = evaluation.agent(True), evaluation.loaded.task
+    model, planner = agent.model, agent.planner
+    assert planner is not None
+    if not task.is_arm:
+        raise UserError(f"data={data}: only for an agent of the SO-101, not of {task.label}")
+    recordings = as_recordings(task, model.senses, [data], evaluation.config.cache_gb)
+    known = {each.episode.number: each for each in recordings.shown}
+    if episode not in known:
+        raise UserError(f"episode={episode}: {data} has {min(known)} to {max(known)}")
+    shown, count = known[episode], len(known[episode].action)
+    if step >= count:
+        raise UserError(f"step={step}: episode {episode} of {data} has {count} steps")
+    every, history, moments = agent.most, FrameHistory(model.config.vision.frame_lags), []
+    places = range(max(step - around * every, step % every), min(step + around * every + 1, count), every)
+    camera = next(filter(is_image, model.senses), None)
+    for now in range(places[-1] + 1):
+        seen = history.see(shown.observation.map(itemgetter(slice(now, now + 1))))
+        if now in places:
+            reached = shown.action[now - 1, : model.shared] if now else torch.zeros(model.shared)
+            plan = planner.plan(seen, None, agent.generator, None, reached[None])
+            picture = None if camera is None else shown.observation.values[camera][now].numpy()
+            nothing, done = torch.zeros(0), shown.action[now]  # no quantities are known
+            moments.append(Moment(now, seen, reached, plan, plan.tokens[:, 0], False, (), nothing, picture, done))
+    with closing(evaluation.episodes(together=1)) as episodes:
+        return moments, places.index(step), dict(episodes.env.metadata)
 
 
 def followed(evaluation: Evaluation, episode: int, moment: Moment, explainer: Explainer) -> Float[Tensor, "T D"] | None:
