@@ -189,7 +189,10 @@ def make_env(
 
 
 def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
-    """Write a video (.mp4, or a short .gif) of an episode; return if it could be rendered. Raises UserError."""
+    """Write a video (.mp4, or a short .gif) of an episode; return if it could be rendered. Raises UserError.
+
+    Beside it are plan.svg, plan.png and plan.json, the first plan of an agent that plans.
+    """
     _check_seed("film", seed)
     if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
