@@ -163,6 +163,11 @@ class TokenTrack:
         return len(self._actions) - self._at
 
     @property
+    def over(self) -> bool:
+        """Whether there is no curve to continue: the target is past the end of the last one."""
+        return not self.left and (self._past > 0 or not len(self._actions))
+
+    @property
     def still(self) -> bool:
         """Whether the target stays where it is."""
         return not self.left and (self._past >= self._tail or not self._moved.any())
@@ -290,8 +295,8 @@ class PlanFollower(Driver):
         busy = self._rung.back or self._rung.stuck or self._asked is not None or self._next is not None
         if busy or self._track.left > self._lead:
             return
-        state = self.estimator.state(self._track.ahead(target))
-        stopped = not self._track.left  # no curve to continue from
+        state = self.estimator.state(np.vstack([target, self._track.ahead(target)]))  # where the next curve begins
+        stopped = self._track.over
         place = self._episode, self._frame + self._track.left
         if self.planner.ask(state, self._fresh or stopped, *self.cameras.now(), *place, reply):
             self._asked, self._late, self._rung.asking = time.perf_counter(), -1, False

@@ -51,7 +51,7 @@ def test_past_a_curve_the_arm_comes_to_rest_evenly_within_its_range_and_stays(ac
 
 
 class Estimator:
-    """Whose state is the number of targets that lie ahead."""
+    """Whose state is the targets that lie ahead."""
 
     targets = targets()
 
@@ -62,7 +62,7 @@ class Estimator:
         self.followed.append(steps)
 
     def state(self, ahead):
-        return len(ahead)
+        return np.array(ahead)
 
 
 def advance(follower, last, steps=1):
@@ -84,14 +84,17 @@ def pursue(planner, steps, lead=2) -> tuple[list[float], Plans]:
     return taken, follower.plans
 
 
-@pytest.mark.parametrize("lead", [1, 2, 4])
-def test_plans_in_time_make_one_unbroken_motion(arms, lead):
-    planner = arms.FakePlanner()
+@pytest.mark.parametrize(("length", "lead"), [(4, 1), (4, 2), (4, 4), (1, 1)])
+def test_plans_in_time_make_one_unbroken_motion_and_begin_where_the_last_one_leads(arms, length, lead):
+    planner = arms.FakePlanner(length=length)
     taken, plans = pursue(planner, 41, lead)
-    assert taken == [0.0] + [n / 100 for n in range(1, 11) for _ in range(4)]
-    assert (plans.late, plans.count) == (0, len(plans.round_ms)) and plans.count >= 10
-    assert [ahead for _, ahead, _ in planner.asked[1:]] == [min(lead, 3)] * len(planner.asked[1:])
+    assert taken == [0.0] + [n / 100 for n in range(1, 40 // length + 1) for _ in range(length)]
+    assert (plans.late, plans.count) == (0, len(plans.round_ms)) and plans.count >= 40 // length
     assert [fresh for *_, fresh in planner.asked] == [True] + [False] * (len(planner.asked) - 1)
+    path = np.cumsum(np.outer(taken, targets().step), 0)
+    for now, ahead, _ in planner.asked[1:-1]:
+        assert len(ahead) == min(lead, length - 1) + 1
+        np.testing.assert_allclose(ahead, path[now : now + len(ahead)], atol=1e-6)
 
 
 def test_a_late_plan_is_the_tail_of_the_last_curve_then_goes_on(arms):
