@@ -24,14 +24,17 @@ INSTRUCTIONS: dict[str, str] = {
 """The training instruction of each task, by task name."""
 
 REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
-JAM, FLIP, WEAK, LOAD, DEAD = "jam", "flip", "weak", "load", "dead"
+JAM, FLIP, WEAK, LOAD, DEAD, HEAVIER, START = "jam", "flip", "weak", "load", "dead", "heavier", "start"
 KINDS = {
     JAM: "a joint with a motor does not move any more",
     FLIP: "a motor turns the other way",
     WEAK: "all motors have a third of their force",
     LOAD: "each body is half as heavy again",
     DEAD: "a motor gives no force",
+    HEAVIER: "each body is a tenth heavier, which does no harm",
+    START: "joints start up to 0.3 m or rad elsewhere, which does no harm",
 }
+HARMLESS = HEAVIER, START
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
 
 
@@ -222,6 +225,8 @@ class FaultConfig:
         check_ranges("fault.", self)
         if self.at_step and not self.kind:
             raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
+        if self.at_step and self.kind == START:
+            raise UserError(f"fault.at_step={self.at_step}: 0 with fault.kind={START}")
 
     @classmethod
     def of(cls, text: str) -> "FaultConfig":

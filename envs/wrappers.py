@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.quantities import simulation
-from envs.settings import DEAD, FLIP, JAM, WEAK, FaultConfig
+from envs.settings import DEAD, FLIP, HEAVIER, JAM, START, WEAK, FaultConfig
 from envs.task_env import EnvironmentFault, by_key
 from policies.settings import FAULT, QUANTITIES
 from sim.renderer import shows
@@ -23,6 +23,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, key
 from worldmodel.senses import name as sense_of
 
 CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")  # what a fault changes of a MuJoCo model
+MOVED = 0.3  # the most by which a joint starts elsewhere, in m or rad
 STUCK = 1e5  # the inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction
 
 
@@ -44,6 +45,8 @@ class Faulty(gymnasium.Wrapper):
         self._drawn = np.random.default_rng(seed)
         returned = self.env.reset(seed=seed, options=options)
         self._break()
+        if self.fault.kind == START:  # the first of its steps at rest shows where
+            returned = self.env.step(np.zeros(self.action_space.shape, np.float32))[0], returned[1]
         return returned
 
     def step(self, action: np.ndarray):
@@ -80,9 +83,16 @@ class Faulty(gymnasium.Wrapper):
             model.actuator_gear[:] /= 3
         elif self.fault.kind == DEAD:
             model.actuator_gear[motor] = 0
+        elif self.fault.kind == START:
+            import mujoco
+
+            single = model.jnt_qposadr[model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
+            data.qpos[single] += self._drawn.uniform(-MOVED, MOVED, len(single))
+            mujoco.mj_forward(model, data)
         else:
-            model.body_mass[:] *= 1.5
-            model.body_inertia[:] *= 1.5
+            factor = 1.1 if self.fault.kind == HEAVIER else 1.5
+            model.body_mass[:] *= factor
+            model.body_inertia[:] *= factor
 
 
 PATIENCE = 3  # consecutive blank frames before a warning

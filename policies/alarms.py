@@ -245,7 +245,7 @@ class Watch:
                 if here:
                     rewards.append(value)
         if agent.plan is not None and agent.planner is not None:
-            due = torch.from_numpy(running) & (agent.at == 1)
+            due = torch.from_numpy(running) & agent.planned
             if bool(due.any()):
                 self.read(agent, due)
 
