@@ -216,22 +216,28 @@ def find(name: str, key: str = "task.name") -> None:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What breaks (one of KINDS; "": nothing) from control step `at_step` on; the seed draws the joint or motor."""
+    """What breaks (one of KINDS; "": nothing) from control step `at_step` on; the seed draws the joint or motor.
+
+    `mended_by`: a file that a tool of another process leaves to make the body whole; the body takes it away.
+    """
 
     kind: str = one_of("", KINDS)
     at_step: int = ranged(0, low=0)
+    mended_by: str = ""
 
     def __post_init__(self):
         check_ranges("fault.", self)
-        if self.at_step and not self.kind:
-            raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
+        for name in ("at_step", "mended_by"):
+            if (value := getattr(self, name)) and not self.kind:
+                raise UserError(f"fault.{name}={value}: only with fault.kind=, what breaks then")
         if self.at_step and self.kind == START:
             raise UserError(f"fault.at_step={self.at_step}: 0 with fault.kind={START}")
 
     @classmethod
     def of(cls, text: str) -> "FaultConfig":
-        """Return what `faults=[flip@60]` names. Raises UserError."""
-        kind, _, step = text.partition("@")
+        """Return what `faults=[flip@60]`, or `[flip@60:<file that mends it>]`, names. Raises UserError."""
+        kind, _, rest = text.partition("@")
+        step, _, mended_by = rest.partition(":")
         if kind not in KINDS or not step.isdecimal():
             raise UserError(f"faults=[{text}]: one of {', '.join(KINDS)} and a control step, e.g. {FLIP}@60")
-        return cls(kind, int(step))
+        return cls(kind, int(step), mended_by)

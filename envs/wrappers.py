@@ -5,6 +5,7 @@ agent trains under, that begins at a step and holds to the end. Senses are missi
 purpose; `mask.<sense>`, bool (1,), says so, the environment's own form of `worldmodel.observation.Observation.present`.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,7 @@ class Faulty(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode with a whole body."""
         self.mend(self.fault.kind)
+        self._told()
         self._step = 0
         self._drawn = np.random.default_rng(seed)
         returned = self.env.reset(seed=seed, options=options)
@@ -51,6 +53,8 @@ class Faulty(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray):
         """Advance one control step."""
+        if self._told():
+            self.mend(self.fault.kind)
         returned = self.env.step(action)
         self._step += 1
         self._break()
@@ -64,6 +68,13 @@ class Faulty(gymnasium.Wrapper):
                 getattr(self._model, name)[:] = value
             self._whole = {}
         return mended
+
+    def _told(self) -> bool:
+        """Take away the file that mends it, and return whether it was there."""
+        there = bool(self.fault.mended_by) and os.path.exists(self.fault.mended_by)
+        if there:
+            os.remove(self.fault.mended_by)
+        return there
 
     def _break(self) -> None:
         """Change the model if it is time."""

@@ -143,6 +143,23 @@ def test_a_body_is_mended_by_what_mends_its_fault_and_a_dead_motor_gives_no_forc
         env.close()
 
 
+def test_a_file_that_another_process_leaves_mends_a_body_once_and_none_that_lies_there_before(tmp_path):
+    fault = FaultConfig.of(f"jam@2:{tmp_path / 'knocked'}")
+    env = make(TaskConfig("cartpole-swingup"), fault=fault)
+    model = simulation(env)[0]
+    whole = np.array(model.dof_armature)
+    for _ in range(2):
+        (tmp_path / "knocked").touch()
+        env.reset(seed=1)
+        for _ in range(4):
+            env.step(np.ones(1, np.float32))
+        assert (model.dof_armature != whole).any() and not list(tmp_path.iterdir())
+        (tmp_path / "knocked").touch()
+        env.step(np.ones(1, np.float32))
+        assert (model.dof_armature == whole).all() and not list(tmp_path.iterdir())
+    env.close()
+
+
 def test_what_is_wrong_is_told_in_one_line():
     assert _checkpoints(["checkpoint=a", "suite=stuck"]) == ["checkpoints=[a]", "suite=stuck"]
     assert _checkpoints(["checkpoint=[a,b]", "checkpoint.every=3"]) == ["checkpoints=[a,b]", "checkpoint.every=3"]
