@@ -298,8 +298,11 @@ class Ladder(Watch):
         z, w, following = [torch.stack(each) for each in zip(*case.seen, strict=True)]
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
         change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
-        refined = case.mended and change < DEAD  # a small change needs no certainty
-        if not refined and (left > BELIEVED or change < DEAD):
+        refined = case.mended and (change < DEAD or left > BELIEVED)  # a small change needs no certainty
+        if refined:
+            pairs = (self._gain[i], gain), (self._offset[i], offset)
+            gain, offset = (old + (new - old).clamp(-DEAD, DEAD) for old, new in pairs)
+        elif left > BELIEVED or change < DEAD:
             return False
         self._gain[i], self._offset[i] = gain, offset
         case.rung = ""
