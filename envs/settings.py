@@ -24,17 +24,19 @@ INSTRUCTIONS: dict[str, str] = {
 """The training instruction of each task, by task name."""
 
 REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
-JAM, FLIP, WEAK, LOAD, DEAD, HEAVIER, START = "jam", "flip", "weak", "load", "dead", "heavier", "start"
+JAM, FLIP, WEAK, LOAD, DEAD, MOVED, AWAY = "jam", "flip", "weak", "load", "dead", "moved", "away"
+HEAVIER, START = HARMLESS = "heavier", "start"
 KINDS = {
     JAM: "a joint with a motor does not move any more",
     FLIP: "a motor turns the other way",
     WEAK: "all motors have a third of their force",
     LOAD: "each body is half as heavy again",
     DEAD: "a motor gives no force",
+    MOVED: "things that lie free are 8 cm elsewhere",
+    AWAY: "things that lie free are 1 m away, out of reach",
     HEAVIER: "each body is a tenth heavier, which does no harm",
     START: "joints start up to 0.3 m or rad elsewhere, which does no harm",
 }
-HARMLESS = HEAVIER, START
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.quantities import simulation
-from envs.settings import DEAD, FLIP, HEAVIER, JAM, START, WEAK, FaultConfig
+from envs.settings import AWAY, DEAD, FLIP, HEAVIER, JAM, MOVED, START, WEAK, FaultConfig
 from envs.task_env import EnvironmentFault, by_key
 from policies.settings import FAULT, QUANTITIES
 from sim.renderer import shows
@@ -24,7 +24,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, key
 from worldmodel.senses import name as sense_of
 
 CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")  # what a fault changes of a MuJoCo model
-MOVED = 0.3  # the most by which a joint starts elsewhere, in m or rad
+ELSEWHERE = 0.3  # the most by which a joint starts elsewhere, in m or rad
 STUCK = 1e5  # the inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction
 
 
@@ -38,6 +38,8 @@ class Faulty(gymnasium.Wrapper):
         model, _ = simulation(env)
         if model is None or not model.nu:
             raise UserError(f"fault.kind={fault.kind}: only where MuJoCo simulates motors")
+        if fault.kind in (MOVED, AWAY) and (model.jnt_type != 0).all():
+            raise UserError(f"fault.kind={fault.kind}: only where things lie free, as the SO-101's cube does")
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode with a whole body."""
@@ -94,11 +96,15 @@ class Faulty(gymnasium.Wrapper):
             model.actuator_gear[:] /= 3
         elif self.fault.kind == DEAD:
             model.actuator_gear[motor] = 0
+        elif self.fault.kind in (MOVED, AWAY):
+            free, angle = model.jnt_qposadr[model.jnt_type == 0], self._drawn.uniform(-np.pi, np.pi)
+            data.qpos[free] += 1.0 if self.fault.kind == AWAY else 0.08 * np.cos(angle)
+            data.qpos[free + 1] += 0.0 if self.fault.kind == AWAY else 0.08 * np.sin(angle)
         elif self.fault.kind == START:
             import mujoco
 
             single = model.jnt_qposadr[model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
-            data.qpos[single] += self._drawn.uniform(-MOVED, MOVED, len(single))
+            data.qpos[single] += self._drawn.uniform(-ELSEWHERE, ELSEWHERE, len(single))
             mujoco.mj_forward(model, data)
         else:
             factor = 1.1 if self.fault.kind == HEAVIER else 1.5

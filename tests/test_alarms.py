@@ -104,7 +104,7 @@ def test_only_decisions_of_running_episodes_are_read():
     assert [len(each) for each in watch.rows] == [2, 2, 0]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "start"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("start", "moved", "away")])
 def test_a_body_breaks_at_its_step_and_a_reset_mends_it(kind):
     plain, broken = make(TASK), make(TASK, fault=FaultConfig(kind, 4))
     for _ in range(2):
@@ -131,6 +131,22 @@ def test_a_body_that_starts_elsewhere_tells_so_at_once_and_goes_on_from_there():
             assert not moved.step(np.zeros(1, np.float32))[3]
     for each in (plain, moved):
         each.close()
+
+
+def test_a_thing_that_lies_free_is_moved_at_its_step_and_a_walker_has_none():
+    for kind, far in (("moved", 0.08), ("away", 1.0)):
+        env = make(TaskConfig("so101-touch"), fault=FaultConfig(kind, 2))
+        env.reset(seed=1)
+        model, data = simulation(env)
+        free = int(model.jnt_qposadr[model.jnt_type == 0][0])
+        places = [np.array(data.qpos[free : free + 2])]
+        for _ in range(2):
+            env.step(np.zeros(6, np.float32))
+            places.append(np.array(data.qpos[free : free + 2]))
+        env.close()
+        assert np.abs(places[1] - places[0]).max() < 1e-3 and np.hypot(*(places[2] - places[1])) == pytest.approx(far)
+    with pytest.raises(UserError, match=r"fault\.kind=moved: only where things lie free"):
+        make(TASK, fault=FaultConfig("moved"))
 
 
 def test_a_fault_needs_a_kind_that_there_is_and_a_simulation():
