@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,6 +51,16 @@ def test_an_episode_that_leaves_the_band_raises_one_where_it_leaves_it():
     late[40:] = 1000.0  # longer than any before
     assert band.first(late) == 40 and band.near(late) > 1
     assert band.first(np.full(5, np.nan)) == math.inf
+
+
+def test_however_alike_good_episodes_are_a_small_difference_is_no_alarm(monkeypatch):
+    """Of errors of e^-9 and imagined rewards that rise from 0 to 2: four times as large, a quarter of 2 less."""
+    monkeypatch.setattr("policies.alarms.sum_of_model", lambda checkpoint: "")
+    rng, watch = np.random.default_rng(3), Watch()
+    watch.rows = [[(-9 + d, d - 2 * t / 29) for t in range(30)] for d in 1e-3 * rng.standard_normal(100)]
+    bands = Alarms.of(watch, None, 0.05, Path(), "", "").bands
+    for gauge, usual, most in (("surprise", -9, math.log(4)), ("schedule", -2 * 15 / 29, 0.5)):
+        assert not bands[gauge].over(usual + 0.9 * most, 15) and bands[gauge].over(usual + 1.1 * most, 15)
 
 
 def test_too_few_good_episodes_are_refused_and_the_least_number_is_enough():
@@ -176,8 +187,8 @@ def test_alarms_are_made_kept_and_used_by_an_evaluation(untaught, tmp_path):
     assert made["episodes"] == 10 and set(made["alarms"]) == {*GAUGES, "any"}
     alarms = Alarms.kept(checkpoint)
     assert (alarms.episodes, alarms.rate, alarms.task) == (10, 0.4, "cartpole-swingup")
-    broken = evaluate("broken", fault={"kind": "flip", "at_step": 1})
-    assert broken["fault"] == {"kind": "flip", "at_step": 1}
+    broken = evaluate("broken", fault={"kind": "flip", "at_step": 1, "mended_by": ""})
+    assert broken["fault"] == {"kind": "flip", "at_step": 1, "mended_by": ""}
     assert all(len(broken["alarms"][name]["near"]) == 2 for name in GAUGES)
     (checkpoint / FILE).write_text(json.dumps({"bands": {}}))
     with pytest.raises(FolderError, match=f"{FILE}: not alarms: .*calibrate="):
