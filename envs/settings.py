@@ -24,13 +24,18 @@ INSTRUCTIONS: dict[str, str] = {
 """The training instruction of each task, by task name."""
 
 REWARDS = OWN, SOLVED, NONE = "own", "success", "none"
-JAM, FLIP, WEAK, LOAD, DEAD = "jam", "flip", "weak", "load", "dead"
+JAM, FLIP, WEAK, LOAD, DEAD, MOVED, AWAY = "jam", "flip", "weak", "load", "dead", "moved", "away"
+HEAVIER, START = HARMLESS = "heavier", "start"
 KINDS = {
     JAM: "a joint with a motor does not move any more",
     FLIP: "a motor turns the other way",
     WEAK: "all motors have a third of their force",
     LOAD: "each body is half as heavy again",
     DEAD: "a motor gives no force",
+    MOVED: "things that lie free are 8 cm elsewhere",
+    AWAY: "things that lie free are 1 m away, out of reach",
+    HEAVIER: "each body is a tenth heavier, which does no harm",
+    START: "joints start up to 0.3 m or rad elsewhere, which does no harm",
 }
 ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
 
@@ -213,20 +218,28 @@ def find(name: str, key: str = "task.name") -> None:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What breaks (one of KINDS; "": nothing) from control step `at_step` on; the seed draws the joint or motor."""
+    """What breaks (one of KINDS; "": nothing) from control step `at_step` on; the seed draws the joint or motor.
+
+    `mended_by`: a file that a tool of another process leaves to make the body whole; the body takes it away.
+    """
 
     kind: str = one_of("", KINDS)
     at_step: int = ranged(0, low=0)
+    mended_by: str = ""
 
     def __post_init__(self):
         check_ranges("fault.", self)
-        if self.at_step and not self.kind:
-            raise UserError(f"fault.at_step={self.at_step}: only with fault.kind=, what breaks then")
+        for name in ("at_step", "mended_by"):
+            if (value := getattr(self, name)) and not self.kind:
+                raise UserError(f"fault.{name}={value}: only with fault.kind=, what breaks then")
+        if self.at_step and self.kind == START:
+            raise UserError(f"fault.at_step={self.at_step}: 0 with fault.kind={START}")
 
     @classmethod
     def of(cls, text: str) -> "FaultConfig":
-        """Return what `faults=[flip@60]` names. Raises UserError."""
-        kind, _, step = text.partition("@")
+        """Return what `faults=[flip@60]`, or `[flip@60:<file that mends it>]`, names. Raises UserError."""
+        kind, _, rest = text.partition("@")
+        step, _, mended_by = rest.partition(":")
         if kind not in KINDS or not step.isdecimal():
             raise UserError(f"faults=[{text}]: one of {', '.join(KINDS)} and a control step, e.g. {FLIP}@60")
-        return cls(kind, int(step))
+        return cls(kind, int(step), mended_by)

@@ -5,6 +5,7 @@ agent trains under, that begins at a step and holds to the end. Senses are missi
 purpose; `mask.<sense>`, bool (1,), says so, the environment's own form of `worldmodel.observation.Observation.present`.
 """
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.quantities import simulation
-from envs.settings import DEAD, FLIP, JAM, WEAK, FaultConfig
+from envs.settings import AWAY, DEAD, FLIP, HEAVIER, JAM, MOVED, START, WEAK, FaultConfig
 from envs.task_env import EnvironmentFault, by_key
 from policies.settings import FAULT, QUANTITIES
 from sim.renderer import shows
@@ -23,6 +24,7 @@ from worldmodel.senses import IMAGE_KEY_PREFIX, key
 from worldmodel.senses import name as sense_of
 
 CHANGED = ("dof_armature", "actuator_gear", "body_mass", "body_inertia")  # what a fault changes of a MuJoCo model
+ELSEWHERE = 0.3  # the most by which a joint starts elsewhere, in m or rad
 STUCK = 1e5  # the inertia of a jammed joint, in kg m2 or kg: stable under each integrator, unlike friction
 
 
@@ -36,18 +38,25 @@ class Faulty(gymnasium.Wrapper):
         model, _ = simulation(env)
         if model is None or not model.nu:
             raise UserError(f"fault.kind={fault.kind}: only where MuJoCo simulates motors")
+        if fault.kind in (MOVED, AWAY) and (model.jnt_type != 0).all():
+            raise UserError(f"fault.kind={fault.kind}: only where things lie free, as the SO-101's cube does")
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode with a whole body."""
         self.mend(self.fault.kind)
+        self._told()
         self._step = 0
         self._drawn = np.random.default_rng(seed)
         returned = self.env.reset(seed=seed, options=options)
         self._break()
+        if self.fault.kind == START:  # the first of its steps at rest shows where
+            returned = self.env.step(np.zeros(self.action_space.shape, np.float32))[0], returned[1]
         return returned
 
     def step(self, action: np.ndarray):
         """Advance one control step."""
+        if self._told():
+            self.mend(self.fault.kind)
         returned = self.env.step(action)
         self._step += 1
         self._break()
@@ -61,6 +70,13 @@ class Faulty(gymnasium.Wrapper):
                 getattr(self._model, name)[:] = value
             self._whole = {}
         return mended
+
+    def _told(self) -> bool:
+        """Take away the file that mends it, and return whether it was there."""
+        there = bool(self.fault.mended_by) and os.path.exists(self.fault.mended_by)
+        if there:
+            os.remove(self.fault.mended_by)
+        return there
 
     def _break(self) -> None:
         """Change the model if it is time."""
@@ -80,9 +96,20 @@ class Faulty(gymnasium.Wrapper):
             model.actuator_gear[:] /= 3
         elif self.fault.kind == DEAD:
             model.actuator_gear[motor] = 0
+        elif self.fault.kind in (MOVED, AWAY):
+            free, angle = model.jnt_qposadr[model.jnt_type == 0], self._drawn.uniform(-np.pi, np.pi)
+            data.qpos[free] += 1.0 if self.fault.kind == AWAY else 0.08 * np.cos(angle)
+            data.qpos[free + 1] += 0.0 if self.fault.kind == AWAY else 0.08 * np.sin(angle)
+        elif self.fault.kind == START:
+            import mujoco
+
+            single = model.jnt_qposadr[model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE)]
+            data.qpos[single] += self._drawn.uniform(-ELSEWHERE, ELSEWHERE, len(single))
+            mujoco.mj_forward(model, data)
         else:
-            model.body_mass[:] *= 1.5
-            model.body_inertia[:] *= 1.5
+            factor = 1.1 if self.fault.kind == HEAVIER else 1.5
+            model.body_mass[:] *= factor
+            model.body_inertia[:] *= factor
 
 
 PATIENCE = 3  # consecutive blank frames before a warning

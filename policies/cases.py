@@ -64,7 +64,7 @@ class Case:
     mended: bool = False
     question: str = ""  # that it asks
     mean: float = 0.0
-    clock: int = -1
+    clock: float = -1.0
     last: tuple[Tensor, Tensor] | None = None
     seen: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=40))
     sent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=60))

@@ -184,7 +184,7 @@ class Ladder(Watch):
             if case.last is not None:
                 case.seen.append((*case.last, z))
             case.last = (z, w.to(z.device)) if int(agent.until[i]) == agent.curve.length else None
-            case.clock, case.patience = case.clock + 1, max(0, case.patience - 1)
+            case.clock, case.patience = case.clock + self._pace(i), max(0, case.patience - 1)
             changed[i] = self._decide(i)
         if bool(changed.any()):
             self._set(agent, changed)
@@ -221,11 +221,16 @@ class Ladder(Watch):
         case, now = self._cases[i], dict(zip(GAUGES, self._running[i][-1], strict=True))
         if self.first is not None and not case.taken:
             return SURPRISE if len(self._running[i]) > self.first(case.episode) else ""
-        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock)
-        case.mean += ((now[SCHEDULE] if behind else self._best) - case.mean) / self._start
+        clock = int(case.clock)
+        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], clock)
+        case.mean += ((now[SCHEDULE] if behind else self._best) - case.mean) * self._pace(i) / self._start
         if behind and case.mean > self._half:
             return SCHEDULE
-        return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
+        return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], clock) else ""
+
+    def _pace(self, i: int) -> float:
+        """Return how many decisions of a good episode one takes here: fewer where mended actuators are weak."""
+        return float(self._gain[i].abs().clamp(ANSWERS, 1).mean()) if self._cases[i].mended else 1.0
 
     def _climb(self, i: int, alarm: str) -> bool:
         """Take the next rung. Returns whether the planner has to change."""
@@ -293,8 +298,11 @@ class Ladder(Watch):
         z, w, following = [torch.stack(each) for each in zip(*case.seen, strict=True)]
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
         change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
-        refined = case.mended and change < DEAD  # a small change needs no certainty
-        if not refined and (left > BELIEVED or change < DEAD):
+        refined = case.mended and (change < DEAD or left > BELIEVED)  # a small change needs no certainty
+        if refined:
+            pairs = (self._gain[i], gain), (self._offset[i], offset)
+            gain, offset = (old + (new - old).clamp(-DEAD, DEAD) for old, new in pairs)
+        elif left > BELIEVED or change < DEAD:
             return False
         self._gain[i], self._offset[i] = gain, offset
         case.rung = ""
@@ -306,8 +314,8 @@ class Ladder(Watch):
             case.taken = [IDENTIFY, BACK_OFF] + [TOOL] * len(case.used)  # which cannot help
         else:
             if not case.mended:
-                case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean))
-            case.mended = True
+                case.mended = True
+                case.patience = round(PATIENCE * len(self.alarms.bands[SCHEDULE].mean) / self._pace(i))
             self._restart(i)
         return True
 

@@ -105,6 +105,7 @@ class RunConfig(EpisodeConfig):
     calibrate: int = ranged(0, low=0, high=100_000)
     false_alarms: float = ranged(0.05, above=0, high=0.5)
     ask: bool = False
+    shown: str = ""
     ask_timeout_s: float = ranged(60.0, above=0, high=3600)
     ladder: bool = False
     tools: tuple[str, ...] = ()
@@ -130,6 +131,8 @@ class RunConfig(EpisodeConfig):
         Tool.check(self.tools)
         if self.ask and (self.ladder or len(self.guidance.given) < 2):
             raise UserError("ask=true: with guidance=[a,b,...], of which one is meant, and without ladder=true")
+        if self.shown and not self.ask:
+            raise UserError(f"shown={self.shown}: only with ask=true, which then asks if it may mean several guidances")
         if not self.planner:
             unused(self, "ask ladder calibrate", "only with planner=true, whose plans are read")
         if self.calibrate and self.ladder:

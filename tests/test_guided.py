@@ -15,6 +15,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
+from configs.arm import planning
 from configs.arm.planning import begin_of, planner_client, planner_service
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
@@ -23,7 +24,8 @@ from configs.schema import EvaluateConfig
 from configs.train import train
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.guidance import storage, wishes
+from policies.guidance import shown, storage, wishes
+from policies.guidance.compiling import Memory
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.planner_link.messages import Refused
 from policies.settings import GuidanceKeys
@@ -288,6 +290,51 @@ def test_an_arms_planner_follows_it_and_refuses_what_is_not_its_own(arm_checkpoi
         client = planner_client(stack, config, arm_checkpoint, begin_of(spec, TaskConfig("so101-touch")), print)
         with pytest.raises(Refused, match="made for another checkpoint"):
             client.connect()
+
+
+def test_what_a_shown_moment_may_mean_holds_what_is_meant_at_the_rate_and_is_one_where_one_is_fulfilled():
+    """Of two guidances, each that a number be above a half; the agent reads the numbers with an error."""
+    drawn, names = torch.Generator().manual_seed(0), ("a", "b")
+
+    def moments(count):
+        true = torch.rand(count, 2, generator=drawn)
+        z = true + 0.1 * torch.randn(count, 2, generator=drawn)
+        ones, at = torch.ones(count), torch.arange(count)
+        return Memory(Remembered(z, z, z, ones), true, names, at // 50, at % 50)
+
+    pairs = enumerate(names)
+    own = [torch.zeros(1), torch.ones(1), torch.zeros(1), torch.ones(1)]
+    two = [Guidance((Term(n, 0.5, math.inf),), Probes((n,), torch.eye(2)[i][None], *own)) for i, n in pairs]
+    known, fresh = moments(4000), moments(4000)
+    for miss in (0.05, 0.2):
+        least = shown.levels(two, known, miss)
+        sets = [shown.plausible(two, least, z) for z in fresh.remembered.z]
+        above = fresh.quantities > 0.5
+        both, one = (above.sum(1) == number for number in (2, 1))
+        held = np.mean([i in each for i in (0, 1) for each, here in zip(sets, both, strict=True) if here])
+        assert -0.03 < held - (1 - miss) < (0.03 if miss == 0.05 else 0.1)  # the nearest is held, too
+        alone = [each for each, here in zip(sets, one, strict=True) if here]
+        assert np.mean([len(each) > 1 for each in alone]) < 0.2 and min(map(len, sets)) == 1
+    with pytest.raises(UserError, match="2 moments are as one wants; 20 needed"):
+        shown.levels(
+            two, dataclasses.replace(known, quantities=0 * known.quantities + (torch.arange(4000) < 2)[:, None])
+        )
+
+
+def test_an_arm_that_is_shown_what_is_meant_asks_only_if_that_may_be_several(arm_checkpoint, compiled, monkeypatch):
+    each = tuple(str(compiled(low, 1, checkpoint=sum_of_model(arm_checkpoint))) for low in (0.1, 0.2, 0.3))
+    config = RunConfig(checkpoint=str(arm_checkpoint), guidance=GuidanceKeys(each), ask=True, shown="a:0:1")
+    monkeypatch.setattr(planning, "remembered", lambda *_: None)
+    monkeypatch.setattr(planning, "latent", lambda *_: None)
+    monkeypatch.setattr(planning, "levels", lambda *_: None)
+    monkeypatch.setattr(planning, "plausible", lambda *_: [2])
+    service = planner_service(config)
+    assert service._watch is None and len(service.agent.model.guidances) == 1
+    monkeypatch.setattr(planning, "plausible", lambda *_: [0, 2])
+    service = planner_service(config)
+    assert len(service._watch.options) == 2 and not hasattr(service.agent.model, "guidances")
+    with pytest.raises(UserError, match="shown=a:0:1: only with ask=true"):
+        RunConfig(checkpoint=str(arm_checkpoint), shown="a:0:1")
 
 
 def trained(folder, toys, *words):

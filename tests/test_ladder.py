@@ -113,7 +113,7 @@ class Acted(Agent):
         self.z = model.encode(self.seen)
 
     def act(self, observation, own=None):
-        self.plan = self.decision = None
+        self.plan, self.decision, self.planned = None, None, own
         if not bool(own.all()):
             return torch.full((1, 3), 9.0)  # arbitrary
         token = 2 * torch.rand(1, 3, generator=self.drawn) - 1
@@ -162,19 +162,35 @@ def test_a_mended_body_is_followed_where_it_changes_little_and_a_whole_one_is_le
     assert climbed(model, Ladder(alarms(behind=False)), (1.0, 0.94, 1.0))[0].model is model
 
 
+def test_a_mended_body_goes_towards_what_is_fitted_later_by_small_steps_where_that_explains_little(model, monkeypatch):
+    fits = iter([(-0.6, 0.1), (-0.8, 0.9), *[(-0.8, 0.2)] * 20])  # a gain, and the share of the error that it leaves
+    given = lambda *_: (torch.tensor([1.0, (fit := next(fits))[0], 1.0]), torch.zeros(3), fit[1])  # noqa: E731
+    monkeypatch.setattr("policies.ladder.identify", given)
+    ladder, gains = Ladder(alarms(behind=False)), []
+    agent = climbed(model, ladder, (1.0, -1.0, 1.0), decisions=16)[0]
+    for _ in range(3):
+        with torch.no_grad():
+            for _ in range(9):
+                ladder.act(agent, agent.seen, torch.ones(1, dtype=torch.bool))
+                ladder.look(agent, np.array([True]))
+        gains.append(round(float(ladder._gain[0, 1]), 2))
+    assert gains[0] == -0.7 and gains[-1] == -0.8 and len(ladder.steps) == 2
+
+
 def test_where_nothing_is_wrong_nothing_happens_and_a_body_that_does_not_answer_gets_no_time(model):
     quiet = Ladder(alarms(behind=False))
     assert climbed(model, quiet)[0].planner.model is model and not quiet.steps
     waits, after = [], []
-    for gain in ((1.0, -1.0, 1.0), (0.0, 0.0, 0.0)):
+    for gain in ((1.0, -1.0, 1.0), (0.0, 0.0, 0.0), (-0.4, -0.4, -0.4)):
         ladder = Ladder(replace(alarms(behind=True), bands=alarms(behind=True).bands | {"schedule": LATE}))
-        climbed(model, ladder, gain)
+        climbed(model, ladder, gain, decisions=160)
         mended = next(step for step in ladder.steps if "planned with" in step.why)
         following = ladder.steps[ladder.steps.index(mended) + 1]
         waits.append(following.decision - mended.decision)
         after.append(following.rung)
-    assert after == ["back off", "ask"]
+    assert after == ["back off", "ask", "back off"]
     assert waits[0] - waits[1] > 1.5 * PATIENCE * len(LATE.mean)
+    assert 2 < waits[2] / waits[0] < 3  # a weak body takes longer
 
 
 def test_an_agent_that_stays_behind_climbs_to_the_end_each_rung_within_its_budget(model):

@@ -71,7 +71,7 @@ def test_an_evaluation_with_the_ladder_tells_its_steps_and_needs_alarms(checkpoi
 
 def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_again(checkpoint, tmp_path, capfd):
     (checkpoint / FILE).unlink(missing_ok=True)
-    config = bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=3", "faults=[flip@12,weak@0]")
+    config = bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=3", "faults=[flip@12,start@0]")
     with pytest.raises(UserError, match=f"{FILE}: not there; semagram-eval calibrate=100 makes it"):
         stuck(config, tmp_path)
     kept(checkpoint)
@@ -79,18 +79,22 @@ def test_a_row_for_each_fault_and_monitor_and_what_was_played_is_not_played_agai
     assert [(row["fault"], row["monitor"]) for row in first["rows"]] == [
         ("nominal", "none"),
         ("nominal", "ours"),
-        *((fault, monitor) for fault in ("flip", "weak") for monitor in MONITORS),
+        *(("flip", monitor) for monitor in MONITORS),
+        ("start", "none"),
+        ("start", "ours"),
     ]
     oracle = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "oracle"))
     assert (oracle["detected"], oracle["delay_decisions"], oracle["auroc"]) == (1, 0, 1)
     ours = next(row for row in first["rows"] if (row["fault"], row["monitor"]) == ("flip", "ours"))
     assert (ours["detected"], ours["false_alarms"]) == (0, 1)  # it was surprised before anything broke
+    harmless = first["rows"][-1]  # with alarms in three of three
+    assert [harmless[name] for name in ("detected", "false_alarms", "false_alarms_95")] == [None, 1, "0.292 to 1.000"]
     assert (tmp_path / "stuck.csv").read_text().count("\n") == 1 + len(first["rows"])
     assert (oracle["detected_95"], oracle["success_95"] is None) == ("0.292 to 1.000", False)  # of three
     assert interval(30 / 30, 30) == "0.884 to 1.000" and interval(2 / 60, 60) == "0.004 to 0.115"
     assert json.dumps(first)  # plain data
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
-    assert len(files) == 8
+    assert len(files) == 7
     capfd.readouterr()
     assert stuck(config, tmp_path) == first and {path: path.stat().st_mtime_ns for path in files} == files
     stuck(bench(f"checkpoints=[{checkpoint}]", "episodes=2", "fault_episodes=2", "faults=[flip@12]"), tmp_path)
@@ -139,6 +143,23 @@ def test_a_body_is_mended_by_what_mends_its_fault_and_a_dead_motor_gives_no_forc
         env.close()
 
 
+def test_a_file_that_another_process_leaves_mends_a_body_once_and_none_that_lies_there_before(tmp_path):
+    fault = FaultConfig.of(f"jam@0:{tmp_path / 'knocked'}")
+    env = make(TaskConfig("cartpole-swingup"), fault=fault)
+    model = simulation(env)[0]
+    whole = np.array(model.dof_armature)
+    for _ in range(2):
+        (tmp_path / "knocked").touch()
+        env.reset(seed=1)
+        for _ in range(4):
+            env.step(np.ones(1, np.float32))
+        assert (model.dof_armature != whole).any() and not list(tmp_path.iterdir())
+        (tmp_path / "knocked").touch()
+        env.step(np.ones(1, np.float32))
+        assert (model.dof_armature == whole).all() and not list(tmp_path.iterdir())
+    env.close()
+
+
 def test_what_is_wrong_is_told_in_one_line():
     assert _checkpoints(["checkpoint=a", "suite=stuck"]) == ["checkpoints=[a]", "suite=stuck"]
     assert _checkpoints(["checkpoint=[a,b]", "checkpoint.every=3"]) == ["checkpoints=[a,b]", "checkpoint.every=3"]
@@ -158,11 +179,11 @@ def test_an_episode_is_good_by_its_end_and_wasted_until_it_is_good_for_good_or_s
     config = EvaluateConfig(checkpoint=str(checkpoint), compile="false")
     judge = _Played(Evaluation.begin(config), alarms, tmp_path)
     rewards = [[1.0] * 100, [1.0] * 20 + [0.0] * 30 + [1.0] * 50, [1.0] * 20 + [0.0] * 80, [1.0] * 20 + [0.0] * 80]
-    steps = [{"episode": 3, "decision": 25 // judge.length, "rung": "stop"}]
+    steps = [{"episode": 3, "decision": 15 // judge.length, "rung": rung} for rung in ("back off", "stop")]
     success, wasted = judge.judged({"rewards": rewards, "steps": steps}, 0.8, 20)
     assert success.tolist() == [1, 1, 0, 0]
     assert wasted[0] == 0 and 0.3 <= wasted[1] <= 0.4 and wasted[2] == 0.8
-    assert wasted[3] == pytest.approx((25 // judge.length * judge.length - 20) / 100)
+    assert wasted[3] == pytest.approx((15 // judge.length * judge.length + 10 - 20) / 100)
     shy = replace(alarms, bands={name: Band((0.0, 9.0), (1.0, 1.0), 1.0) for name in alarms.bands})
     judge = _Played(Evaluation.begin(config), shy, tmp_path)
     early = {"gauges": [[[5.0, 0.0], [5.0, 0.0]], [[np.nan, np.nan], [0.0, 11.0]]]}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from configs.arm.mcp_server import offer
 from configs.reporting import say
+from configs.runs.guiding import latent, remembered
 from configs.runs.loading import Loaded, load_agent
 from envs.senses import Senses
 from envs.settings import TaskConfig
@@ -19,6 +20,7 @@ from policies.alarms import NEVER, Alarms, Watch
 from policies.cases import Uses
 from policies.decisions.trace import traced
 from policies.guidance.chosen import Chosen
+from policies.guidance.shown import levels, plausible
 from policies.ladder import UNDO, Ladder
 from policies.planner_link.client import PlannerClient, reach
 from policies.planner_link.messages import LONGEST_TEXT, Begin, Refusal, receive, send
@@ -61,10 +63,26 @@ def planner_service(config: RunConfig | ServeConfig, say: Callable[[str], None] 
     loaded = load_agent(config.checkpoint, config.seed, config.device, config.threads, config.planner)
     chosen = Chosen.load(config.guidance, loaded.path, loaded.agent.model) if config.guidance.given else None
     run = config if isinstance(config, RunConfig) else None
+    if run and chosen and run.shown:
+        chosen = _shown(run.shown, loaded, chosen)
+        run = replace(run, ask=len(chosen.wishes) > 1, shown="")
     if chosen and not (run and run.ask):
         chosen.guide(loaded.agent)
     watch = _watch(run, loaded, chosen) if run else None
     return PlannerService(loaded.agent, begin_of(loaded.spec, loaded.task), say, watch)
+
+
+def _shown(said: str, loaded: Loaded, chosen: Chosen) -> Chosen:
+    """Return those of the guidances that may be meant by a moment. Raises UserError."""
+    model, guidances = loaded.agent.model, [each for each, _ in chosen.guidances]
+    try:
+        memory = remembered(loaded.path, model)
+        z = latent(said, loaded.path, model, memory)
+        found = chosen.only(plausible(guidances, levels(guidances, memory), z))
+    except UserError as error:
+        raise UserError(f"shown={said}: {error}") from error
+    say(f"{said} may mean: {'; or: '.join(wish.sentence for wish in found.wishes)}")
+    return found
 
 
 def _watch(config: RunConfig, loaded: Loaded, chosen: Chosen | None) -> Watch | None:

@@ -247,7 +247,8 @@ class Evaluation:
 
     def episodes(self, render: bool = False, together: int = 0) -> EvaluationEpisodes:
         """Make the evaluation's episodes; `together`: how many at once, by default as many as in the evaluation."""
-        together = together or side_by_side(self.planner.deadline_ms)
+        alone = self.config.ladder and self.config.fault.mended_by  # a tool of another process acts on one body
+        together = together or (1 if alone else side_by_side(self.planner.deadline_ms))
         settings = {"variation": self.config.randomise, "senses": self.senses, "drop": self._drop, "render": render}
         settings["fault"] = self.config.fault
         count = self.config.calibrate or self.config.episodes

@@ -177,24 +177,25 @@ def want(said: str, config: GuideConfig, known: Known) -> Compiled:
 def goal(said: str, config: GuideConfig, known: Known) -> Compiled:
     """Compile a moment to be at."""
     try:
-        terms = compiling.near(_latent(said, known), known.probes, known.memory)
+        z = latent(said, known.path, known.model, known.memory)
+        terms = compiling.near(z, known.probes, known.memory)
     except UserError as error:
         raise UserError(f"goal={said}: {error}") from error
     return Compiled(terms, made_from={"goal": said})
 
 
-def _latent(said: str, known: Known) -> Float[Tensor, " D"]:
-    """Return the latent of the moment that `goal=` names. Raises UserError."""
+def latent(said: str, path: Path, model: WorldModel, memory: Memory) -> Float[Tensor, " D"]:
+    """Return the latent of a moment of a run, a dataset or a file; `memory`: of `path`. Raises UserError."""
     found = re.fullmatch(r"(.+):(\d+):(\d+)", said)
     if not found:
-        return encoded(_observation(Path(said), known.model), known.model)[0]
+        return encoded(_observation(Path(said), model), model)[0]
     place, episode, step = Path(found[1]), int(found[2]), int(found[3])
     if (place / "meta").is_dir():
         frames = Frames.read(place)
-        return frames.latents([frames.row(episode, step)], known.model)[0]
+        return frames.latents([frames.row(episode, step)], model)[0]
     other = checkpoints.find_checkpoint(place)
-    memory = known.memory if other.resolve() == known.path.resolve() else remembered(other, known.model)
-    return memory.remembered.z[compiling.moment(memory, episode, step)]
+    seen = memory if other.resolve() == path.resolve() else remembered(other, model)
+    return seen.remembered.z[compiling.moment(seen, episode, step)]
 
 
 def _observation(file: Path, model: WorldModel) -> Observation:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from configs.reporting import say
 from configs.runs.evaluation import Evaluation
 from configs.runs.report import recorded
 from configs.schema import BenchConfig, EvaluateConfig
-from envs.settings import FaultConfig, folder_name
+from envs.settings import HARMLESS, FaultConfig, folder_name
 from policies.alarms import FILE, GAUGES, Alarms
 from policies.cases import Uses
 from policies.guidance.compiling import auc
-from policies.ladder import STOP, TOOL, Ladder
+from policies.ladder import BACK_OFF, BUDGETS, STOP, TOOL, Ladder
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 from worldmodel.strict import ConfigError
@@ -92,9 +93,10 @@ class _Played:
             rows.append(blank | {"monitor": monitor, "false_alarms": share, "success": success.mean()})
             rows[-1] |= self.used(played)
         for fault in faults:
-            plain, mended, told = (self.episodes(fault, name, bad) for name in (NONE, OURS, ORACLE))
-            at = fault.at_step // self.length
-            for monitor in MONITORS:
+            plain, mended = (self.episodes(fault, name, bad) for name in (NONE, OURS))
+            harmless, at = fault.kind in HARMLESS, fault.at_step // self.length
+            told = plain if harmless else self.episodes(fault, ORACLE, bad)
+            for monitor in (NONE, OURS) if harmless else MONITORS:
                 first, early = self.firsts(monitor, plain, at), self.firsts(monitor, nominal, at)
                 found = np.isfinite(first) & (first >= at)
                 acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, told)
@@ -111,8 +113,11 @@ class _Played:
                     | {"delay_decisions": delay, "success": outcome[0].mean(), "wasted": outcome[1].mean()}
                     | self.used(acted if monitor in (ORACLE, OURS) else plain)
                 )
+                if harmless:  # so that each alarm is a false one
+                    rows[-1] |= {"auroc": None, "detected": None, "false_alarms": found.mean(), "wasted": None}
         for row in rows:
-            counts = {"detected": row["episodes"], "false_alarms": good, "success": row["episodes"]}
+            plays = row["episodes"] if row["fault"] in HARMLESS else good
+            counts = {"detected": row["episodes"], "false_alarms": plays, "success": row["episodes"]}
             row |= {f"{name}_95": interval(row[name], count) for name, count in counts.items()}
         return [{name: round(float(x), 3) if isinstance(x, float) else x for name, x in row.items()} for row in rows]
 
@@ -193,7 +198,11 @@ class _Played:
 
     def judged(self, played: dict, level: float, at_step: int) -> list[Float[np.ndarray, " N"]]:
         """Return which episodes end as good ones do, and each one's share from the fault on that was wasted."""
-        stops = {step["episode"]: step["decision"] * self.length for step in played["steps"] if step["rung"] == STOP}
+        stops, rests = dict[int, int](), Counter[int]()
+        for step in played["steps"]:
+            rests[step["episode"]] += BUDGETS[BACK_OFF] * (step["rung"] == BACK_OFF)  # without a decision
+            if step["rung"] == STOP:
+                stops[step["episode"]] = step["decision"] * self.length + rests[step["episode"]]
         success = np.array([float(_end(each) >= level) for each in played["rewards"]])
         wasted = []
         for number, rewards in enumerate(played["rewards"]):

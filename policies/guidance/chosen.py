@@ -33,6 +33,12 @@ class Chosen:
         """What they ask for, in words."""
         return "; ".join(wish.sentence for wish in self.wishes)
 
+    def only(self, numbers: Sequence[int]) -> "Chosen":
+        """Return some of them."""
+        return Chosen(
+            tuple(self.guidances[at] for at in numbers), tuple(self.wishes[at] for at in numbers), self.weight
+        )
+
     def guide(self, agent: Agent) -> Agent:
         """Guide an agent by them, and return it."""
         agent.guide(self.guidances, self.weight)
