@@ -217,7 +217,8 @@ class Agent:
     def act_at_random(self, observation: Observation) -> Float[Tensor, "B A"]:
         """Return actions uniform in [-1, 1], and over time of the exploration noise's colour; all plans are dropped.
 
-        Where a token is one action, each is held for as long as a token: so what is tried is what will be planned.
+        Where a token is one action, held for several steps, so are they, and of any size, as plans near a goal are of
+        small ones: what is tried is what will be planned.
         """
         if self.noise is None:
             raise ValueError("only an agent that explores acts at random")
@@ -230,6 +231,8 @@ class Agent:
         self.frames.see(observation)
         due, self.planned, self.warm_start = self.at >= self.until, torch.zeros(count, dtype=torch.bool), None
         drawn = torch.erf(self.noise.draw(count, self.curve.size, due) / math.sqrt(2))
+        if self.curve.length > 1:
+            drawn = drawn * torch.rand(count, 1, generator=self.generator)
         self.actions = torch.where(due[:, None, None], drawn.unsqueeze(1), self.actions)
         length = min(self.curve.length, self.most)
         self.at, self.until = torch.where(due, 0, self.at) + 1, torch.where(due, length, self.until)

@@ -199,14 +199,16 @@ def test_acting_at_random_is_uniform_of_the_noises_colour_and_drops_all_plans(ma
         make().act_at_random(seen())
 
 
-def test_a_token_of_one_action_is_held_when_acting_at_random_until_an_episode_ends(make):
+def test_a_token_of_one_action_is_held_and_of_any_size_when_acting_at_random(make):
     agent = make(explore="white", token=TokenConfig(3, 1, 0, False))
     drawn = torch.stack([agent.act_at_random(seen(2, t)) for t in range(4)])
     agent.reset(torch.tensor([True, False]))
     drawn = torch.cat([drawn, torch.stack([agent.act_at_random(seen(2, t)) for t in range(4)])])
     changed = (drawn[1:] != drawn[:-1]).all(-1)
     assert torch.equal(changed, (drawn[1:] != drawn[:-1]).any(-1))
-    assert changed.T.int().tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0]]
+    assert changed.T.int().tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0]]  # where an episode ended, anew
+    sizes = agent.act_at_random(seen(4000)).abs().amax(-1)
+    assert float((sizes < 0.25).float().mean()) == pytest.approx(7 / 16, abs=0.03)  # of uniform ones: 1 / 16
 
 
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):
