@@ -138,6 +138,12 @@ class Agent:
             self.model = Guided(self.model, rewarding, weight, self._step_discount)
             self.planner = self.planner and self.planner.of(self.model, self.model.leash(self.planner.config))
         self.td_check = self._fresh_check()
+        self._foresee_nothing()
+
+    def _foresee_nothing(self) -> None:
+        """Forget what a guidance's quantities were to be, and how they turned out."""
+        terms = self.model.moved.shape[1] if isinstance(self.model, Guided) else 0
+        self.moved, self.foreseen = (torch.full((len(self.at), terms), each) for each in (0.0, math.nan))
 
     def forget(self) -> None:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
@@ -153,6 +159,7 @@ class Agent:
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
+        self._foresee_nothing()
         self.td_check = self._fresh_check()
 
     def _fresh_check(self) -> TDCheck | None:
@@ -179,6 +186,7 @@ class Agent:
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
+        self.moved[left], self.foreseen[left] = 0, math.nan
         if self.td_check is not None:
             self.td_check.reset(left)
         if self.warm_start is not None:
@@ -207,11 +215,28 @@ class Agent:
         return action
 
     def act_at_random(self, observation: Observation) -> Float[Tensor, "B A"]:
-        """Return actions uniform in [-1, 1], and over time of the exploration noise's colour; all plans are dropped."""
+        """Return actions uniform in [-1, 1], and over time of the exploration noise's colour; all plans are dropped.
+
+        Where a token is one action, held for several steps, so are they, and of any size, as plans near a goal are of
+        small ones: what is tried is what will be planned.
+        """
         if self.noise is None:
             raise ValueError("only an agent that explores acts at random")
-        self.act(observation, torch.zeros(len(observation), dtype=torch.bool))
-        return torch.erf(self.noise.draw(len(observation), self.curve.action_size) / math.sqrt(2))
+        count = len(observation)
+        if self.curve.control_points > 1:
+            self.act(observation, torch.zeros(count, dtype=torch.bool))
+            return torch.erf(self.noise.draw(count, self.curve.action_size) / math.sqrt(2))
+        if len(self.at) != count:
+            self._open(count)
+        self.frames.see(observation)
+        due, self.planned, self.warm_start = self.at >= self.until, torch.zeros(count, dtype=torch.bool), None
+        drawn = torch.erf(self.noise.draw(count, self.curve.size, due) / math.sqrt(2))
+        if self.curve.length > 1:
+            drawn = drawn * torch.rand(count, 1, generator=self.generator)
+        self.actions = torch.where(due[:, None, None], drawn.unsqueeze(1), self.actions)
+        length = min(self.curve.length, self.most)
+        self.at, self.until = torch.where(due, 0, self.at) + 1, torch.where(due, length, self.until)
+        return self.actions[torch.arange(count), self.at - 1]
 
     @torch.no_grad()
     def preview(self, observation: Observation) -> Plan:
@@ -239,6 +264,8 @@ class Agent:
     def _plan(self, planner: Planner, observation: Observation, deadline: float | None = None) -> Plan:
         """Plan from where the current curves end, with cameras' frames stacked."""
         seen, own = self.recognised_in(observation), (self.warm_start, self.generator, deadline, self.reached)
+        if isinstance(self.model, Guided):
+            self.model.moved = self.moved.to(self.model.device)
         pins = self.vias.pins(seen, self.reached, self.curve, planner.config.horizon)
         return planner.plan(seen, *own, wide=self.wide, pins=pins)
 
@@ -263,6 +290,7 @@ class Agent:
             until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
         else:
             began = time.perf_counter()
+            self._compare(observation, due)
             plan = self._plan(self.planner, observation, deadline)
             self.plan_ms.append(1000 * (time.perf_counter() - began))
             self.plan, self.std = plan, float(plan.std[0].mean())
@@ -279,6 +307,7 @@ class Agent:
                 following, reward, discount = self.planner.imagine(plan.latent, whole[0].to(plan.latent.device))
                 imagined = following, reward
                 self.td_check.record(reward.cpu() * share, discount.cpu() ** share, until.float(), due)
+            self._foresee(plan.latent, whole[0].to(plan.latent), until, due)
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)  # a mean can exceed the bounds by an ulp
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
@@ -291,6 +320,23 @@ class Agent:
         self.totals.steps += int(until[due].sum())
         self.decision = Decision(whole, self.actions, self.until, by_policy, imagined)
         return self.decision
+
+    def _compare(self, observation: Observation, due: Bool[Tensor, " B"]) -> None:
+        """Learn from how a guidance's quantities turned out in the environments that are `due`."""
+        if isinstance(self.model, Guided) and bool(self.foreseen[due].isfinite().any()):
+            self.model.moved = self.moved.to(self.model.device)
+            z = self.model.encode(self.model.preprocess(self.recognised_in(observation)))
+            learned = self.model.learned(z, self.foreseen.to(z)).cpu()
+            self.moved = torch.where(due.unsqueeze(1), learned, self.moved)
+
+    def _foresee(
+        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], until: Int[Tensor, " B"], due: Bool[Tensor, " B"]
+    ) -> None:
+        """Note what a guidance's quantities are to be after the token, where (B,) one is begun and will be ended."""
+        if isinstance(self.model, Guided) and self.model.moved.shape[1]:
+            read = self.model.read(self.model.next(self.model.transition_features(z, w))).cpu()
+            whole = (until == self.curve.length).unsqueeze(1)
+            self.foreseen = torch.where(due.unsqueeze(1), torch.where(whole, read, math.nan), self.foreseen)
 
     def _checked(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """Return the plans, and where (B,) the policy's token stands first, since plans did not keep promises."""
@@ -332,6 +378,7 @@ class Agent:
         if "actions" in saved:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.std = saved["at"].clone(), saved["until"].clone(), float(saved["std"])
+            self._foresee_nothing()
             self.totals = Totals(*saved["counts"].tolist())
         if "memory" in saved:
             self.warm_start = WarmStart(*(saved["memory"][name].to(self.model.device) for name in ("mean", "valid")))

@@ -20,7 +20,7 @@ from worldmodel.observation import Observation
 from worldmodel.planner import Planner
 from worldmodel.registry import BUILT_IN
 from worldmodel.senses import STATE_KEY
-from worldmodel.settings import PlannerConfig
+from worldmodel.settings import PlannerConfig, TokenConfig
 
 PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2, td_check_steps=24)
 
@@ -29,8 +29,8 @@ PLANNING = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, ho
 def make(toys):
     """Makes agents: of token length `length`, with a planner or with the policy alone."""
 
-    def agent(length=1, planned=True, explore="", seed=0, every=0):
-        token = toys.token_settings(length)
+    def agent(length=1, planned=True, explore="", seed=0, every=0, token=None):
+        token = token or toys.token_settings(length)
         curve = Curve.of_token(token, 2)
         model = toys.tiny_model(3, curve.size, token=token)
         planner = Planner(model, token.discount(0.9), PLANNING) if planned else None
@@ -197,6 +197,18 @@ def test_acting_at_random_is_uniform_of_the_noises_colour_and_drops_all_plans(ma
     assert agent.planned.all() and not make(planned=False, explore="pink").wide
     with pytest.raises(ValueError, match="explores"):
         make().act_at_random(seen())
+
+
+def test_a_token_of_one_action_is_held_and_of_any_size_when_acting_at_random(make):
+    agent = make(explore="white", token=TokenConfig(3, 1, 0, False))
+    drawn = torch.stack([agent.act_at_random(seen(2, t)) for t in range(4)])
+    agent.reset(torch.tensor([True, False]))
+    drawn = torch.cat([drawn, torch.stack([agent.act_at_random(seen(2, t)) for t in range(4)])])
+    changed = (drawn[1:] != drawn[:-1]).all(-1)
+    assert torch.equal(changed, (drawn[1:] != drawn[:-1]).any(-1))
+    assert changed.T.int().tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0]]  # where an episode ended, anew
+    sizes = agent.act_at_random(seen(4000)).abs().amax(-1)
+    assert float((sizes < 0.25).float().mean()) == pytest.approx(7 / 16, abs=0.03)  # of uniform ones: 1 / 16
 
 
 def test_it_explores_as_widely_as_the_plan_is_unsure(make):

@@ -41,7 +41,7 @@ def made(model, folder, terms=WISH, **more):
     names, count = tuple(term.quantity for term in terms), len(terms)
     low, high = torch.full((count,), -0.25), torch.tensor([0.25, 1e6])[:count]
     weight = torch.randn(count, model.config.latent) * (high - low)[:, None]
-    probes = Probes(names, weight, torch.randn(count) * high, torch.full((count,), 0.99), low, high)
+    probes = Probes(names, weight, torch.randn(count) * high, torch.full((count,), 0.99), low, high, high - low)
     read = {name: Reading(0.99, float(low[i]), float(high[i]), "m") for i, name in enumerate(names)}
     spec = GuidanceSpec("be there", terms, 0.5, {"way": "want"}, sum_of_model(folder), read)
     return Guidance(terms, probes, **more), spec
@@ -60,7 +60,9 @@ def test_a_guidance_comes_back_as_it_was_and_is_small(model, tmp_path):
     z = torch.randn(50, 128).unflatten(1, (-1, 4)).softmax(-1).flatten(1)
     span = guidance.probes.high - guidance.probes.low
     assert ((loaded.probes(z) - guidance.probes(z)).abs() / span).max() < 0.02
-    assert torch.allclose(loaded.reward(z), guidance.reward(z), atol=0.02)
+    for w in (None, torch.full((50, 2), 0.1)):
+        assert torch.allclose(loaded.reward(z, w=w), guidance.reward(z, w=w), atol=0.02)
+    assert not torch.allclose(loaded.reward(z, w=w), loaded.reward(z), atol=0.02)
     assert json.loads((tmp_path / "g" / SPEC).read_text())["terms"][1] == ["speed", 2.0, None]
     assert sum((tmp_path / "g" / name).stat().st_size for name in (SPEC, TENSORS)) <= 1024
 

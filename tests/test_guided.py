@@ -34,7 +34,7 @@ from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig, ServeConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Probes, closeness
+from worldmodel.guidance import Fitted, Guidance, Guided, Probes, closeness
 from worldmodel.guidance_fit import Remembered, fit
 from worldmodel.layers import twohot_mean
 from worldmodel.replay import Replay
@@ -120,6 +120,49 @@ def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(actin
     agent.guide([(wish, 1.0)], 1.0)
     following, reward, _ = agent.model.step(z, torch.zeros(7, agent.model.points))
     assert torch.allclose(agent.model.greedy_token(following)[1], reward) and bool(reward.any())
+
+
+def test_what_is_read_moves_by_half_of_how_a_token_turned_out_otherwise_in_each_environment(acting, wish, toys):
+    agent, g = acting(), torch.Generator().manual_seed(3)
+    agent.guide([(wish, 1.0)], 1.0)
+    moved = torch.zeros(2, 1)
+    for step in range(7):  # tokens of two
+        observation = toys.observed({STATE_KEY: torch.randn(2, 3, generator=g)})
+        before = agent.foreseen
+        agent.act(observation)
+        if step % 2 == 0:
+            z = agent.model.encode(agent.model.preprocess(observation))
+            moved = moved + 0.5 * (wish.probes(z) - before).nan_to_num(0) if step else moved
+            following = agent.model.next(agent.model.transition_features(z, agent.decision.tokens[0]))
+            assert torch.allclose(agent.foreseen, wish.probes(following) + moved, atol=1e-6)
+        assert torch.allclose(agent.moved, moved, atol=1e-6)
+    assert bool(moved.all())
+    agent.reset(torch.tensor([True, False]))
+    assert agent.moved[0] == 0 and agent.moved[1] == moved[1] and agent.foreseen.isnan().tolist() == [[True], [False]]
+
+
+def test_candidates_are_read_as_moved_in_their_own_environment(acting, wish):
+    model = Guided(acting().model, [(wish, 1.0)], 1.0, 0.9)
+    model.moved, z = torch.tensor([[0.3], [-0.3]]), torch.full((6, 16), 0.4)
+    assert torch.equal(model.guided_reward(z)[:3], wish.reward(z[:3] + 0.3))
+    assert torch.equal(model.guided_reward(z)[3:], wish.reward(z[3:] - 0.3))
+
+
+def test_a_token_counts_for_less_the_worse_such_tokens_were_foreseen(wish):
+    """By the standard deviation of what was read, less what was true, for each unit of the token's size."""
+    g = torch.Generator().manual_seed(0)
+    z, token = torch.rand(20_000, 16, generator=g), 2 * torch.rand(20_000, 5, generator=g) - 1
+    size = token.square().mean(-1, keepdim=True).sqrt()
+    values = z[:, :1] + 0.3 * size * torch.randn(20_000, 1, generator=g) + 0.1 * torch.randn(20_000, 1, generator=g)
+    values[::3] = math.nan
+    doubted = dataclasses.replace(wish, probes=wish.probes.doubted(z, token, values))
+    assert doubted.probes.doubt.item() == pytest.approx(0.3, rel=0.05)
+    sizes = torch.tensor([0.0, 0.3, 1.0])[:, None].expand(3, 5)
+    for first, least in (0.56, 0.1), (-40.0, 0.0):  # much nearby, nothing from afar
+        rewards = doubted.reward(torch.full((3, 16), first), w=sizes)
+        assert rewards[0] == wish.reward(torch.full((16,), first))
+        assert rewards[0] - rewards[2] >= least and bool((rewards.diff() <= 0).all())
+    assert torch.equal(doubted.reward(z), wish.reward(z))
 
 
 def test_plans_stay_near_a_fitted_policy_and_no_policy_stands_in_for_one_that_was_not_fitted(acting, wish, toys):

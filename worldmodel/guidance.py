@@ -34,6 +34,11 @@ ANYWHERE, RIDGE_NEAR = 0.05, 1e-5
 SHARP = 0.05
 """Share of a quantity's range within which a one-sided term rises to its full reward."""
 
+DOUBTED = 2.0
+"""How many standard deviations of a token's doubt count as distance (`closeness`)."""
+MOVED = 0.5
+"""The share of a reading's last error by which further readings are moved (`Guided.learned`)."""
+
 LEASH = 10.0
 """What a squared distance of 1 from a fitted policy's plan costs, in control steps of full reward."""
 
@@ -43,7 +48,8 @@ class Probes:
     """Readings q = W f(z) + b of Q named quantities from a latent, and how far each can be trusted.
 
     weight (Q, F): F = D if all read the latent itself, else D + WIDE (`lifted`). r2 (Q,): coefficient of determination
-    on held-out episodes. low, high (Q,): the range seen (1 and 99 %).
+    on held-out episodes. low, high (Q,): the range seen (1 and 99 %). doubt (Q,): how much more a reading errs after an
+    imagined token w, as a standard deviation for each unit of its root mean square; None: not known.
     """
 
     names: tuple[str, ...]
@@ -52,6 +58,7 @@ class Probes:
     r2: Float[Tensor, " Q"]
     low: Float[Tensor, " Q"]
     high: Float[Tensor, " Q"]
+    doubt: Float[Tensor, " Q"] | None = None
 
     def __call__(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B Q"]:
         """Read the quantities from latents."""
@@ -60,11 +67,22 @@ class Probes:
     def chosen(self, names: Sequence[str]) -> "Probes":
         """Return the probes of these quantities, in this order; linear ones if none of them needs more."""
         at = [self.names.index(name) for name in names]
-        weight, rest = self.weight[at], (each[at] for each in (self.bias, self.r2, self.low, self.high))
+        weight, bias, r2 = self.weight[at], self.bias[at], self.r2[at]
         size = weight.shape[1] - WIDE
         if size > 0 and not bool(weight[:, size:].any()):
             weight = weight[:, :size].contiguous()
-        return Probes(tuple(names), weight, *rest)
+        doubt = None if self.doubt is None else self.doubt[at]
+        return Probes(tuple(names), weight, bias, r2, self.low[at], self.high[at], doubt)
+
+    def doubted(self, z: Float[Tensor, "N D"], token: Float[Tensor, "N P"], values: Float[Tensor, "N Q"]) -> "Probes":
+        """Return them with the doubt that N latents imagined after a token teach, by the true `values`."""
+        size, error = token.square().mean(-1, keepdim=True), (self(z) - values).square()
+        known = error.isfinite()
+        count = known.sum(0).clamp(min=1)
+        size, error = (torch.where(known, each, 0.0) for each in (size.expand_as(error), error))
+        size = torch.where(known, size - size.sum(0) / count, 0.0)
+        slope = (size * error).sum(0) / size.square().sum(0).clamp(min=1e-12)
+        return replace(self, doubt=slope.clamp(min=0).sqrt())
 
     @classmethod
     def fit(
@@ -205,18 +223,32 @@ class Guidance:
     head: Head | None = None
     vias: tuple[Via, ...] = ()
 
-    def reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
-        """Return how well latents fulfil the guidance, 0 to 1: its terms' `closeness` times its head's reading."""
-        met = closeness(self.terms, self.probes(z), self.probes.high - self.probes.low)
+    def reward(
+        self, z: Float[Tensor, "*B D"], moved: Tensor | float = 0.0, w: Float[Tensor, "*B P"] | None = None
+    ) -> Float[Tensor, "*B"]:
+        """Return how well latents fulfil the guidance, 0 to 1: its terms' `closeness` times its head's reading.
+
+        `moved` (*B, T) is added to what the probes read. `w`: the token after which the latents were imagined.
+        """
+        doubt = self.probes.doubt
+        if doubt is not None:
+            doubt = None if w is None else doubt * w.square().mean(-1, keepdim=True).sqrt()
+        met = closeness(self.terms, self.probes(z) + moved, self.probes.high - self.probes.low, doubt)
         return met if self.head is None else met * self.head(z)
 
 
-def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Float[Tensor, " T"]) -> Float[Tensor, "*B"]:
+def closeness(
+    terms: Sequence[Term],
+    values: Float[Tensor, "*B T"],
+    spread: Float[Tensor, " T"],
+    doubt: Float[Tensor, "*B T"] | None = None,
+) -> Float[Tensor, "*B"]:
     """Return 1 - log(1 + |d/s|) / log(1 + |R/s|), at least 0; d, s and R are vectors over the terms; `spread` is R.
 
     Each halving of a large distance counts the same, so that it leads from afar as well as it holds nearby; distances
     of all terms as one, so that none is left far off for the others. A term with two ends has its distance d from
-    their middle, and s half its width; with one end, from a point beyond the end by s = SHARP R.
+    their middle, and s half its width; with one end, from a point beyond the end by s = SHARP R. With `doubt`, the
+    standard deviation of the values' errors, d is the root of d^2 + (DOUBTED doubt)^2: nothing from afar, much nearby.
     """
     ends = [[float(getattr(term, end)) for term in terms] for end in ("low", "high")]
     low, high = torch.tensor(ends, dtype=values.dtype, device=values.device)
@@ -226,6 +258,8 @@ def closeness(terms: Sequence[Term], values: Float[Tensor, "*B T"], spread: Floa
     below = torch.where(both, (low + high) / 2, low + sharp) - values
     above = values - torch.where(both, (low + high) / 2, high - sharp)
     away = torch.maximum(below, above).clamp(min=0)
+    if doubt is not None:
+        away = torch.hypot(away, DOUBTED * doubt)
     farthest = torch.log1p((spread / sharp).norm()).clamp(min=1e-6)
     return (1 - torch.log1p((away / sharp).norm(dim=-1)) / farthest).clamp(min=0)
 
@@ -236,6 +270,11 @@ class Guided(WorldModel):
     Each is a mean of the model's own and the guidances', of which all weigh `weight` (0 to 1) together. Without a
     fitted value, the latent at the end of a plan counts for one token more: if it counted for all that follows, plans
     would only pass there, at any speed, rather than stay.
+
+    Without anything fitted, a search finds what the model gets wrong. So a token counts for less the worse such tokens
+    are foreseen (`Probes.doubted`), and readings are moved by `moved` (B, T), which follows from how B environments'
+    last tokens turned out, as the disturbance of offset-free control (Pannocchia & Rawlings 2003, AIChE J. 49(2)). T
+    are the terms of all such guidances.
     """
 
     def __init__(self, model: WorldModel, guidances: Sequence[tuple[Guidance, float]], weight: float, discount: float):
@@ -245,6 +284,7 @@ class Guided(WorldModel):
         self.guidances = [(guidance, weight * each / total) for guidance, each in guidances]
         self.own = 1 - weight
         self.steps = model.config.token.steps(discount)
+        self.moved = torch.zeros(1, sum(len(guidance.terms) for guidance, _ in self.free), device=model.device)
         self.fitted = nn.ModuleList(
             [part for g, _ in guidances if g.fitted for part in (g.fitted.value, g.fitted.actor)]
         )
@@ -260,16 +300,43 @@ class Guided(WorldModel):
             return replace(config, td_check_steps=0)
         return replace(config, anchor=max(config.anchor, LEASH * share * self.steps))
 
-    def guided_reward(self, z: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
-        """Return the guidances' weighted reward of one control step in latents, without the model's own."""
-        return sum((share * guidance.reward(z) for guidance, share in self.guidances), torch.zeros_like(z[..., 0]))
+    @property
+    def free(self) -> list[tuple[Guidance, float]]:
+        """The guidances without a fitted policy, and their shares."""
+        return [each for each in self.guidances if not each[0].fitted]
+
+    def read(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B T"]:
+        """Return what the probes of the free guidances read, moved."""
+        return torch.cat([z[:, :0], *(guidance.probes(z) for guidance, _ in self.free)], -1) + self._moved(z)
+
+    def _moved(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B T"]:
+        """Return `moved` for rows that are each environment's candidates, one environment after the other."""
+        return self.moved.repeat_interleave(len(z) // len(self.moved), 0)
+
+    def learned(self, z: Float[Tensor, "B D"], foreseen: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Return `moved`, further by MOVED of how latents differ from what was `foreseen` to be read; NaN: not."""
+        moved = self._moved(z)
+        return moved + MOVED * (self.read(z) - moved - foreseen).nan_to_num(0.0)
+
+    def guided_reward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"] | None = None) -> Float[Tensor, " B"]:
+        """Return the guidances' weighted reward of one control step in latents, without the model's own.
+
+        `w`: the token after which they were imagined.
+        """
+        fitted = [share * guidance.reward(z) for guidance, share in self.guidances if guidance.fitted]
+        return sum(fitted, self._free_reward(z, w))
+
+    def _free_reward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"] | None = None) -> Float[Tensor, " B"]:
+        moved = self._moved(z).split([len(guidance.terms) for guidance, _ in self.free], -1)
+        each = [share * guidance.reward(z, own, w) for (guidance, share), own in zip(self.free, moved, strict=True)]
+        return sum(each, torch.zeros_like(z[..., 0]))
 
     def step(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Imagine one token, as `WorldModel.step` does; its reward is what the guidance makes of the latent reached."""
         following, reward, continues = super().step(z, w)
-        return following, self.own * reward + self.steps * self.guided_reward(following), continues
+        return following, self.own * reward + self.steps * self.guided_reward(following, w), continues
 
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
         """Return the distribution over token points: logits are a weighted mean of the own policy's and the fitted."""
@@ -289,6 +356,4 @@ class Guided(WorldModel):
         for guidance, share in self.guidances:
             if guidance.fitted:
                 value = value + share * twohot_mean(guidance.fitted.value(z, w)).amin(0)
-            else:
-                value = value + share * self.steps * guidance.reward(z)
-        return w, value
+        return w, value + self.steps * self._free_reward(z)

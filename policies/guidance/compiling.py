@@ -18,7 +18,7 @@ from policies.guidance.storage import Reading
 from policies.guidance.wishes import READABLE
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Head, Probes
+from worldmodel.guidance import HELD_OUT, Head, Probes
 from worldmodel.guidance_fit import Remembered
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay, window_at
@@ -97,7 +97,10 @@ class Memory:
         imagined = [model.next(model.transition_features(*part)) for part in parts]
         values, episode = (torch.cat([each, each[after]]) for each in (self.quantities, self.episode))
         fitted = Probes.fit(self.names, torch.cat([z, *imagined]), values, episode)
-        return replace(probes, weight=fitted.weight, bias=fitted.bias)
+        held_out = episode[len(z) :] % HELD_OUT == 0
+        known = self.remembered.token[after - length][held_out], self.quantities[after][held_out]
+        doubt = fitted.doubted(torch.cat([z[:0], *imagined])[held_out], *known).doubt
+        return replace(probes, weight=fitted.weight, bias=fitted.bias, doubt=doubt)
 
 
 def in_order(replay: Replay) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:

@@ -92,6 +92,8 @@ def save_guidance(folder: Path, guidance: Guidance, spec: GuidanceSpec) -> None:
         torch.cat([probes.weight, (probes.bias - low.to(probes.bias)).unsqueeze(1)], 1) / span.to(probes.bias)[:, None]
     )
     tensors: dict = {"probes": rows.half()} if spec.terms else {}
+    if probes.doubt is not None:
+        tensors["doubt"] = (probes.doubt / span.to(probes.doubt)).half()
     if head is not None:
         tensors["head"] = torch.cat([head.weight, head.weight.new_tensor([head.bias, head.r2])]).half()
     if guidance.fitted is not None:
@@ -112,7 +114,8 @@ def load_guidance(path: Path, checkpoint: Path, model: WorldModel) -> tuple[Guid
     r2 = like.new_tensor([spec.probes[term.quantity].r2 for term in spec.terms])
     rows = rows * span[:, None]
     names = tuple(term.quantity for term in spec.terms)
-    probes = Probes(names, rows[:, :-1].contiguous(), rows[:, -1] + low, r2, low, low + span)
+    doubt = _tensor(path, saved, "doubt", (count,), like) * span if "doubt" in saved else None
+    probes = Probes(names, rows[:, :-1].contiguous(), rows[:, -1] + low, r2, low, low + span, doubt)
     head, fitted = None, None
     if "head" in saved:
         *_, bias, trust = values = _tensor(path, saved, "head", (size + 2,), like, WIDE)
