@@ -1,7 +1,7 @@
 """How each environment stands on the ladder (`policies.ladder`), what it did, and what the uses of tools brought."""
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,7 @@ class Uses:
             if uses
         }
         self.all = {name: [*uses] for name, uses in (known or {}).items()}
+        self.tried = Counter[str]()  # how often each was used since, whether what it brought is known yet or not
         self._place = place
 
     def gain(self, name: str, situation: Float[np.ndarray, " D"]) -> float:
