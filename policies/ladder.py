@@ -269,7 +269,7 @@ class Ladder(Watch):
         return False
 
     def _best_tool(self, case: Case) -> tuple[Tool, float, Float[np.ndarray, " D"]] | None:
-        """Return the unused tool of the largest expected gain, of equal ones the least tried, with gain and situation."""
+        """Return the unused tool of the largest expected gain, of equal ones the least tried, gain and situation."""
         assert self._own is not None
         situation = case.situation(self._own[0])
         offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]
