@@ -80,9 +80,9 @@ class Band:
         at = np.minimum(np.arange(len(values)), len(self.mean) - 1)
         return (values - np.array(self.mean)[at]) / np.array(self.width)[at]
 
-    def over(self, value: float, at: int) -> bool:
+    def over(self, value: float, clock: float) -> bool:
         """Return whether a value at a decision of an episode alarms."""
-        at = min(at, len(self.mean) - 1)
+        at = min(int(clock), len(self.mean) - 1)
         return value > self.mean[at] + self.threshold * self.width[at]
 
     def near(self, values: Float[np.ndarray, " T"]) -> float:

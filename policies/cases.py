@@ -1,7 +1,7 @@
 """How each environment stands on the ladder (`policies.ladder`), what it did, and what the uses of tools brought."""
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,7 @@ class Uses:
             if uses
         }
         self.all = {name: [*uses] for name, uses in (known or {}).items()}
+        self.tried = Counter[str]()  # how often each was used since, whether what it brought is known yet or not
         self._place = place
 
     def gain(self, name: str, situation: Float[np.ndarray, " D"]) -> float:
@@ -107,6 +108,10 @@ class Uses:
         apart = np.linalg.norm(before - situation, axis=1) / np.where(most, most, 1.0)
         weights = np.exp(-np.square(apart / NEAR) / 2)
         return float((weights @ gains + PRIOR * HOPED) / (weights.sum() + PRIOR))
+
+    def trials(self, name: str) -> float:
+        """Return how often it is known what a tool brought, and, as less than one such, how often it was used since."""
+        return len(self.all.get(name, ())) + 1 - 1 / (1 + self.tried[name])
 
     def add(self, name: str, situation: Float[np.ndarray, " D"], gain: float) -> None:
         """Note a use; of each tool the newest MOST are remembered."""

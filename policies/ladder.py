@@ -75,8 +75,7 @@ class Ladder(Watch):
         self._best, self._half = min(mean), (min(mean) + max(mean)) / 2
         self._start = 1 + next(at for at, value in enumerate(mean) if value <= self._half)
         self._soon = round(PATIENCE * len(mean))
-        self.uses, self.steps = uses or Uses(), list[Rung]()
-        self._noted = 0
+        self.uses, self.steps, self._noted = uses or Uses(), list[Rung](), 0
         self._cases: list[Case] = []
         self._own: tuple[WorldModel, Planner] | None = None
         self._gain = self._offset = torch.zeros(0)
@@ -221,12 +220,11 @@ class Ladder(Watch):
         case, now = self._cases[i], dict(zip(GAUGES, self._running[i][-1], strict=True))
         if self.first is not None and not case.taken:
             return SURPRISE if len(self._running[i]) > self.first(case.episode) else ""
-        clock = int(case.clock)
-        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], clock)
+        behind = not case.patience and self.alarms.bands[SCHEDULE].over(now[SCHEDULE], case.clock)
         case.mean += ((now[SCHEDULE] if behind else self._best) - case.mean) * self._pace(i) / self._start
         if behind and case.mean > self._half:
             return SCHEDULE
-        return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], clock) else ""
+        return SURPRISE if self.alarms.bands[SURPRISE].over(now[SURPRISE], case.clock) else ""
 
     def _pace(self, i: int) -> float:
         """Return how many decisions of a good episode one takes here: fewer where mended actuators are weak."""
@@ -260,6 +258,7 @@ class Ladder(Watch):
             self._say(i, TOOL, f"{tool.name}: {did} ({hope:.0%} of what is missing expected of it)")
             case.use = Use(tool.name, situation, self._lately(i, 0), len(self._running[i]))
             case.used.append(tool.name)
+            self.uses.tried[tool.name] += 1
             case.seen.clear()
             case.mended, case.last = False, None
             self._gain[i], self._offset[i] = 1, 0
@@ -270,11 +269,11 @@ class Ladder(Watch):
         return False
 
     def _best_tool(self, case: Case) -> tuple[Tool, float, Float[np.ndarray, " D"]] | None:
-        """Return the tool, of those not used, of the largest expected gain, that gain and the situation, or None."""
+        """Return the unused tool of the largest expected gain, of equal ones the least tried, gain and situation."""
         assert self._own is not None
         situation = case.situation(self._own[0])
         offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]
-        gain, best = max(offers, key=lambda offer: offer[0], default=(0.0, None))
+        gain, best = max(offers, key=lambda offer: (offer[0], -self.uses.trials(offer[1].name)), default=(0.0, None))
         return (best, gain, situation) if best is not None and gain > WORTH else None
 
     def _lately(self, i: int, since: int) -> float:
@@ -299,11 +298,11 @@ class Ladder(Watch):
         gain, offset, left = identify(self._own[0], z, w, following, self._gain[i], self._offset[i])
         change = max(float((gain - self._gain[i]).abs().max()), float((offset - self._offset[i]).abs().max()))
         refined = case.mended and (change < DEAD or left > BELIEVED)  # a small change needs no certainty
-        if refined:
-            pairs = (self._gain[i], gain), (self._offset[i], offset)
-            gain, offset = (old + (new - old).clamp(-DEAD, DEAD) for old, new in pairs)
-        elif left > BELIEVED or change < DEAD:
+        if not refined and (left > BELIEVED or change < DEAD):
             return False
+        if refined:
+            gain = self._gain[i] + (gain - self._gain[i]).clamp(-DEAD, DEAD)
+            offset = self._offset[i] + (offset - self._offset[i]).clamp(-DEAD, DEAD)
         self._gain[i], self._offset[i] = gain, offset
         case.rung = ""
         if refined:

@@ -251,6 +251,13 @@ def test_tools_are_used_one_after_another_before_somebody_is_asked_and_what_they
     assert said == [f"{name}: done (100% of what is missing expected of it)" for name in "ab"]
     (a,), (b,) = ladder.uses.all["a"], ladder.uses.all["b"]
     assert abs(a[1]) < 0.1 and abs(b[1]) < 0.1 and len(a[0]) == 32  # changes and errors of 16 numbers
+    for known in (0, 1):
+        used.clear()
+        fresh = Ladder(alarms(behind=True), tools=tools(used))
+        fresh.uses.tried.update(a=1 - known, b=known)
+        fresh.uses.all |= {"a": [[]] * known}
+        climbed(model, fresh, decisions=200)
+        assert used == ["b", "a"] and fresh.uses.tried.total() == 3  # so that each is tried early
     for order in (["b", "a"], []):  # the other in either situation, then none, as neither pays
         used.clear()
         ladder = Ladder(alarms(behind=True), tools=tools(used), uses=Uses(ladder.uses.all))
