@@ -339,11 +339,13 @@ class Guided(WorldModel):
         return following, self.own * reward + self.steps * self.guided_reward(following, w), continues
 
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
-        """Return the distribution over token points: logits are a weighted mean of the own policy's and the fitted."""
+        """Return the distribution over token points: logits are a weighted mean of the own policy's and the fitted.
+
+        Those of a guidance without a fitted policy are 0: nothing says that the agent's own leads anywhere there.
+        """
         shares = [(guidance.fitted.actor, share) for guidance, share in self.guidances if guidance.fitted]
-        shares = [(self.actor, 1 - sum(share for _, share in shares)), *shares]
-        logits = sum((share * actor(z) for actor, share in shares if share), torch.zeros(()))
-        return self.distribution(logits)
+        logits = self.own * self.actor(z)
+        return self.distribution(sum((share * actor(z) for actor, share in shares), logits))
 
     def greedy_token(
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
