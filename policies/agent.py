@@ -18,7 +18,7 @@ from policies.noise import make as own_noise
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Guided
+from worldmodel.guidance import Guidance, Guided, Offsets
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan, WarmStart
 from worldmodel.observation import FrameHistory, Observation
@@ -137,13 +137,7 @@ class Agent:
         if weight and (rewarding := [each for each in guidances if each[0].terms or each[0].head]):
             self.model = Guided(self.model, rewarding, weight, self._step_discount)
             self.planner = self.planner and self.planner.of(self.model, self.model.leash(self.planner.config))
-        self.td_check = self._fresh_check()
-        self._foresee_nothing()
-
-    def _foresee_nothing(self) -> None:
-        """Forget what a guidance's quantities were to be, and how they turned out."""
-        terms = self.model.moved.shape[1] if isinstance(self.model, Guided) else 0
-        self.moved, self.foreseen = (torch.full((len(self.at), terms), each) for each in (0.0, math.nan))
+        self.td_check, self.offsets = self._fresh_check(), Offsets(self.model, len(self.at))
 
     def forget(self) -> None:
         """Drop all plans, decisions and frame stacks; the number of environments may then change."""
@@ -159,8 +153,7 @@ class Agent:
         self.at, self.until = torch.zeros(2, count, dtype=torch.long)
         self.actions = torch.zeros(count, self.most, self.curve.action_size)
         self.reached = torch.zeros(count, self.model.shared)  # where the current curves end, if tokens are joined
-        self._foresee_nothing()
-        self.td_check = self._fresh_check()
+        self.td_check, self.offsets = self._fresh_check(), Offsets(self.model, count)
 
     def _fresh_check(self) -> TDCheck | None:
         if self.planner is None or not self.planner.config.td_check_steps or self.noise is not None:
@@ -186,7 +179,7 @@ class Agent:
             return
         self.at[left] = self.until[left]
         self.reached[left] = 0
-        self.moved[left], self.foreseen[left] = 0, math.nan
+        self.offsets.reset(left)
         if self.td_check is not None:
             self.td_check.reset(left)
         if self.warm_start is not None:
@@ -264,8 +257,7 @@ class Agent:
     def _plan(self, planner: Planner, observation: Observation, deadline: float | None = None) -> Plan:
         """Plan from where the current curves end, with cameras' frames stacked."""
         seen, own = self.recognised_in(observation), (self.warm_start, self.generator, deadline, self.reached)
-        if isinstance(self.model, Guided):
-            self.model.moved = self.moved.to(self.model.device)
+        self.offsets.apply()
         pins = self.vias.pins(seen, self.reached, self.curve, planner.config.horizon)
         return planner.plan(seen, *own, wide=self.wide, pins=pins)
 
@@ -284,13 +276,13 @@ class Agent:
             self._open(count)
         one_token, imagined = min(self.most, self.curve.length), None
         if self.planner is None:
-            z = self.model.encode(self.model.preprocess(self.recognised_in(observation)))
-            tokens, _ = self.model.greedy_token(z, self.reached.to(self.model.device))
+            tokens, _ = self.model.greedy_token(self._encoded(observation), self.reached.to(self.model.device))
             whole = followed = tokens.cpu().unsqueeze(0)
             until, by_policy = torch.full((count,), one_token), torch.ones_like(due)
         else:
             began = time.perf_counter()
-            self._compare(observation, due)
+            if self.offsets.awaited(due):
+                self.offsets.compare(self._encoded(observation), due)
             plan = self._plan(self.planner, observation, deadline)
             self.plan_ms.append(1000 * (time.perf_counter() - began))
             self.plan, self.std = plan, float(plan.std[0].mean())
@@ -307,7 +299,7 @@ class Agent:
                 following, reward, discount = self.planner.imagine(plan.latent, whole[0].to(plan.latent.device))
                 imagined = following, reward
                 self.td_check.record(reward.cpu() * share, discount.cpu() ** share, until.float(), due)
-            self._foresee(plan.latent, whole[0].to(plan.latent), until, due)
+            self.offsets.foresee(plan.latent, whole[0].to(plan.latent), until == self.curve.length, due)
         actions = self.curve.actions(followed, self.most).clamp(-1, 1)  # a mean can exceed the bounds by an ulp
         self.actions = torch.where(due[:, None, None], actions, self.actions)
         self.until = torch.where(due, until, self.until)
@@ -321,22 +313,8 @@ class Agent:
         self.decision = Decision(whole, self.actions, self.until, by_policy, imagined)
         return self.decision
 
-    def _compare(self, observation: Observation, due: Bool[Tensor, " B"]) -> None:
-        """Learn from how a guidance's quantities turned out in the environments that are `due`."""
-        if isinstance(self.model, Guided) and bool(self.foreseen[due].isfinite().any()):
-            self.model.moved = self.moved.to(self.model.device)
-            z = self.model.encode(self.model.preprocess(self.recognised_in(observation)))
-            learned = self.model.learned(z, self.foreseen.to(z)).cpu()
-            self.moved = torch.where(due.unsqueeze(1), learned, self.moved)
-
-    def _foresee(
-        self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], until: Int[Tensor, " B"], due: Bool[Tensor, " B"]
-    ) -> None:
-        """Note what a guidance's quantities are to be after the token, where (B,) one is begun and will be ended."""
-        if isinstance(self.model, Guided) and self.model.moved.shape[1]:
-            read = self.model.read(self.model.next(self.model.transition_features(z, w))).cpu()
-            whole = (until == self.curve.length).unsqueeze(1)
-            self.foreseen = torch.where(due.unsqueeze(1), torch.where(whole, read, math.nan), self.foreseen)
+    def _encoded(self, observation: Observation) -> Float[Tensor, "B D"]:
+        return self.model.encode(self.model.preprocess(self.recognised_in(observation)))
 
     def _checked(self, plan: Plan, due: Bool[Tensor, " B"]) -> tuple[Float[Tensor, "T B P"], Bool[Tensor, " B"]]:
         """Return the plans, and where (B,) the policy's token stands first, since plans did not keep promises."""
@@ -378,7 +356,7 @@ class Agent:
         if "actions" in saved:
             self.actions, self.reached = saved["actions"], saved["reached"].clone()
             self.at, self.until, self.std = saved["at"].clone(), saved["until"].clone(), float(saved["std"])
-            self._foresee_nothing()
+            self.offsets = Offsets(self.model, len(self.at))
             self.totals = Totals(*saved["counts"].tolist())
         if "memory" in saved:
             self.warm_start = WarmStart(*(saved["memory"][name].to(self.model.device) for name in ("mean", "valid")))

@@ -22,7 +22,7 @@ from policies.decisions import trace
 from policies.guidance.compiling import equal
 from policies.settings import GuidanceKeys
 from worldmodel.errors import UserError
-from worldmodel.guidance import Probes
+from worldmodel.probes import Probes
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from policies.decisions import graph
 from policies.decisions.graph import Explainer, Usual
 from policies.decisions.schema import as_json
 from worldmodel.attribution import Inputs, effects, follow, groups, influence, prune, scores
-from worldmodel.guidance import Probes
 from worldmodel.mppi import Search, Step, rollout
 from worldmodel.planner import search_in
+from worldmodel.probes import Probes
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig
 

@@ -27,8 +27,9 @@ from policies.settings import Wish
 from policies.storage.checkpoint import write_tensors
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Head, Probes, closeness
+from worldmodel.guidance import Fitted, Guidance, Head
 from worldmodel.guidance_fit import Remembered
+from worldmodel.probes import Probes, closeness
 from worldmodel.settings import Term
 
 WISH = Term("tip.x", 0.08, 0.12), Term("speed", 2.0)

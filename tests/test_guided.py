@@ -34,9 +34,10 @@ from policies.text_encoder import Words
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import RunConfig, ServeConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Fitted, Guidance, Guided, Probes, closeness
+from worldmodel.guidance import Fitted, Guidance, Guided
 from worldmodel.guidance_fit import Remembered, fit
 from worldmodel.layers import twohot_mean
+from worldmodel.probes import Probes, closeness
 from worldmodel.replay import Replay
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig, Term
@@ -128,17 +129,19 @@ def test_what_is_read_moves_by_half_of_how_a_token_turned_out_otherwise_in_each_
     moved = torch.zeros(2, 1)
     for step in range(7):  # tokens of two
         observation = toys.observed({STATE_KEY: torch.randn(2, 3, generator=g)})
-        before = agent.foreseen
+        before = agent.offsets.foreseen
         agent.act(observation)
         if step % 2 == 0:
             z = agent.model.encode(agent.model.preprocess(observation))
             moved = moved + 0.5 * (wish.probes(z) - before).nan_to_num(0) if step else moved
             following = agent.model.next(agent.model.transition_features(z, agent.decision.tokens[0]))
-            assert torch.allclose(agent.foreseen, wish.probes(following) + moved, atol=1e-6)
-        assert torch.allclose(agent.moved, moved, atol=1e-6)
+            assert torch.allclose(agent.offsets.foreseen, wish.probes(following) + moved, atol=1e-6)
+        assert torch.allclose(agent.offsets.moved, moved, atol=1e-6)
     assert bool(moved.all())
     agent.reset(torch.tensor([True, False]))
-    assert agent.moved[0] == 0 and agent.moved[1] == moved[1] and agent.foreseen.isnan().tolist() == [[True], [False]]
+    offsets = agent.offsets
+    assert offsets.moved[0] == 0 and offsets.moved[1] == moved[1]
+    assert offsets.foreseen.isnan().tolist() == [[True], [False]]
 
 
 def test_candidates_are_read_as_moved_in_their_own_environment(acting, wish):

@@ -13,9 +13,10 @@ from policies.cases import Uses
 from policies.ladder import GO_ON, IDENTIFY, PATIENCE, QUIET, STOP, Ladder
 from policies.tools import Tool
 from worldmodel.actuators import Corrected, executed, identify
-from worldmodel.guidance import Guidance, Probes
+from worldmodel.guidance import Guidance
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner
+from worldmodel.probes import Probes
 from worldmodel.settings import PlannerConfig
 
 CONFIG = PlannerConfig(samples=8, policy_samples=2, elites=4, iterations=2, horizon=2)

@@ -3,8 +3,8 @@
 import torch
 
 from policies.guidance.compiling import Memory
-from worldmodel.guidance import Probes, nearby
 from worldmodel.guidance_fit import Remembered
+from worldmodel.probes import Probes, nearby
 from worldmodel.settings import Term
 
 

@@ -10,7 +10,9 @@ import torch
 
 from policies.guidance.storage import GuidanceSpec, Reading, save_guidance, sum_of_model
 from policies.settings import GuidanceKeys
-from worldmodel.guidance import Guidance, Probes, Term
+from worldmodel.guidance import Guidance
+from worldmodel.probes import Probes
+from worldmodel.settings import Term
 
 HEADER = {"success_rate", "episodes", "control_hz", "missed_deadlines", "p99_jitter_ms", "plan_ms_p50", "plan_ms_p99"}
 

@@ -24,10 +24,11 @@ from policies.tokens.curves import Curve
 from robot import configuration_semagram  # noqa: F401  registers it
 from robot.settings import ServeConfig
 from worldmodel.errors import UserError
-from worldmodel.guidance import Guidance, Probes
+from worldmodel.guidance import Guidance
 from worldmodel.mppi import Pins, condition
 from worldmodel.observation import Observation
 from worldmodel.planner import Planner, TDCheck
+from worldmodel.probes import Probes
 from worldmodel.senses import STATE_KEY
 from worldmodel.settings import PlannerConfig, TokenConfig
 

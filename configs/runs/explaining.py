@@ -30,9 +30,9 @@ from policies.storage.folders import aside_of, replace_file
 from sim.so101.joints import JOINTS
 from worldmodel.attribution import Followed, follow
 from worldmodel.errors import UserError
-from worldmodel.guidance import Probes
 from worldmodel.mppi import mppi
 from worldmodel.planner import join
+from worldmodel.probes import Probes
 from worldmodel.replay import sample_starts, window_at
 from worldmodel.senses import STATE_KEY
 

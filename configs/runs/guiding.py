@@ -27,10 +27,11 @@ from policies.guidance.compiling import Memory
 from policies.storage import checkpoint as checkpoints
 from policies.storage.folders import FolderError
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import Guidance, Head, Probes, nearby
+from worldmodel.guidance import Guidance, Head
 from worldmodel.guidance_fit import fit
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
+from worldmodel.probes import Probes, nearby
 from worldmodel.senses import is_image
 from worldmodel.settings import Term, Via
 

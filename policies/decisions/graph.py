@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodel.attribution import Effects, Followed, Inputs, effects, follow, groups, prune, scores
-from worldmodel.guidance import Probes
 from worldmodel.layers import Linear
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Search
 from worldmodel.observation import Observation
 from worldmodel.planner import join, search_in
+from worldmodel.probes import Probes
 from worldmodel.senses import STATE_KEY, name
 
 TOP = 8  # how many of the most important groups are held at their means together, and one by one in the table

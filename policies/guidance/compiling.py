@@ -18,9 +18,10 @@ from policies.guidance.storage import Reading
 from policies.guidance.wishes import READABLE
 from policies.tokens.curves import Curve
 from worldmodel.errors import UserError, in_one_line
-from worldmodel.guidance import HELD_OUT, Head, Probes
+from worldmodel.guidance import Head
 from worldmodel.guidance_fit import Remembered
 from worldmodel.model import WorldModel
+from worldmodel.probes import HELD_OUT, Probes
 from worldmodel.replay import Replay, window_at
 from worldmodel.settings import Term
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policies.settings import Wish
 from worldmodel.errors import UserError
-from worldmodel.guidance import closeness
+from worldmodel.probes import closeness
 
 LAST = 10
 """A guidance counts as fulfilled as in the last of so many parts of an episode."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from policies.storage.checkpoint import MODEL, read_tensors, write_tensors
 from policies.storage.folders import FORMAT, FolderError, check_folder, check_format, made_by, sum_of, write_folder
 from worldmodel.errors import UserError
-from worldmodel.guidance import WIDE, Fitted, Guidance, Head, Probes
+from worldmodel.guidance import Fitted, Guidance, Head
 from worldmodel.model import WorldModel
+from worldmodel.probes import WIDE, Probes
 from worldmodel.settings import Term, Via
 from worldmodel.strict import build
 

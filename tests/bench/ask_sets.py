@@ -18,8 +18,9 @@ from policies.guidance import wishes
 from policies.guidance.compiling import Memory, fulfilled
 from policies.guidance.shown import levels, plausible
 from policies.storage.checkpoint import find_checkpoint
-from worldmodel.guidance import Guidance, nearby
+from worldmodel.guidance import Guidance
 from worldmodel.guidance_fit import Remembered
+from worldmodel.probes import nearby
 
 WANTED = "pole_angle_cosine > 0.9", "cart_position > 0.3", "cart_position < -0.3"
 COUNT = 300
