@@ -125,6 +125,7 @@ def test_without_a_fitted_value_the_end_of_a_plan_counts_as_one_token_more(actin
 
 def test_what_is_read_moves_by_half_of_how_a_token_turned_out_otherwise_in_each_environment(acting, wish, toys):
     agent, g = acting(), torch.Generator().manual_seed(3)
+    agent.model.explores = True
     agent.guide([(wish, 1.0)], 1.0)
     moved = torch.zeros(2, 1)
     for step in range(7):  # tokens of two
@@ -142,6 +143,20 @@ def test_what_is_read_moves_by_half_of_how_a_token_turned_out_otherwise_in_each_
     offsets = agent.offsets
     assert offsets.moved[0] == 0 and offsets.moved[1] == moved[1]
     assert offsets.foreseen.isnan().tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("explores", [True, False])
+def test_the_own_policy_stands_in_for_a_fitted_one_unless_it_only_explored(acting, wish, toys, explores):
+    model = acting().model
+    model.explores = explores
+    doubted = dataclasses.replace(wish, probes=dataclasses.replace(wish.probes, doubt=torch.full((1,), 0.5)))
+    guided, z = Guided(model, [(doubted, 1.0)], 1.0, 0.9), torch.rand(4, 16)
+    mode = guided.policy(z).mode
+    assert torch.equal(mode, torch.zeros_like(mode) if explores else model.policy(z).mode)
+    large = torch.ones(4, guided.points)
+    assert bool((guided.guided_reward(z, large) < guided.guided_reward(z)).any()) == explores
+    acted(agent := acting(), toys, 1, lambda step: agent.guide([(doubted, 1.0)]))
+    assert agent.offsets.moved.shape[1] == 0  # of an agent that learned from rewards
 
 
 def test_candidates_are_read_as_moved_in_their_own_environment(acting, wish):

@@ -78,10 +78,12 @@ class Guided(WorldModel):
     fitted value, the latent at the end of a plan counts for one token more: if it counted for all that follows, plans
     would only pass there, at any speed, rather than stay.
 
-    Without anything fitted, a search finds what the model gets wrong. So a token counts for less the worse such tokens
-    are foreseen (`Probes.doubted`), and readings are moved by `moved` (B, T), which follows from how B environments'
-    last tokens turned out, as the disturbance of offset-free control (Pannocchia & Rawlings 2003, AIChE J. 49(2)). T
-    are the terms of all such guidances.
+    Without anything fitted, a search finds what the model gets wrong. So of an agent that only explored, whose policy
+    holds it nowhere, a token counts for less the worse such tokens are foreseen (`Probes.doubted`), and readings are
+    moved by `moved` (B, T), which follows from how B environments' last tokens turned out, as the disturbance of
+    offset-free control (Pannocchia & Rawlings 2003, AIChE J. 49(2)). T are the terms of all such guidances. (An agent
+    that learned from rewards needs its large tokens: a walker was where it was told to in 36 % of the end instead of
+    75, one seed, five episodes.)
     """
 
     def __init__(self, model: WorldModel, guidances: Sequence[tuple[Guidance, float]], weight: float, discount: float):
@@ -135,6 +137,7 @@ class Guided(WorldModel):
 
     def _free_reward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"] | None = None) -> Float[Tensor, " B"]:
         moved = self._moved(z).split([len(guidance.terms) for guidance, _ in self.free], -1)
+        w = w if self.explores else None
         each = [share * guidance.reward(z, own, w) for (guidance, share), own in zip(self.free, moved, strict=True)]
         return sum(each, torch.zeros_like(z[..., 0]))
 
@@ -148,11 +151,11 @@ class Guided(WorldModel):
     def policy(self, z: Float[Tensor, "B D"]) -> SquashedGaussian:
         """Return the distribution over token points: logits are a weighted mean of the own policy's and the fitted.
 
-        Those of a guidance without a fitted policy are 0: nothing says that the agent's own leads anywhere there.
+        For a guidance without a fitted policy the agent's own stands in or, if it only explored, 0.
         """
         shares = [(guidance.fitted.actor, share) for guidance, share in self.guidances if guidance.fitted]
-        logits = self.own * self.actor(z)
-        return self.distribution(sum((share * actor(z) for actor, share in shares), logits))
+        own = self.own if self.explores else 1 - sum(share for _, share in shares)
+        return self.distribution(sum((share * actor(z) for actor, share in shares), own * self.actor(z)))
 
     def greedy_token(
         self, z: Float[Tensor, "B D"], start: Float[Tensor, "B A"] | None = None
@@ -175,7 +178,7 @@ class Offsets:
     """
 
     def __init__(self, model: WorldModel, count: int):
-        self.model = model if isinstance(model, Guided) and model.moved.shape[1] else None
+        self.model = model if isinstance(model, Guided) and model.explores and model.moved.shape[1] else None
         terms = self.model.moved.shape[1] if self.model else 0
         self.moved, self.foreseen = (torch.full((count, terms), each) for each in (0.0, math.nan))
 

@@ -36,6 +36,8 @@ class WorldModel(nn.Module):
 
     shows: Tensor
     chosen: Tensor
+    explores = False
+    """Whether its policy was taught by novelty alone, so that it leads nowhere in particular."""
 
     def __init__(self, senses: Shapes, points: int, config: ModelConfig):
         """Create the nets, for `senses` with their shapes, in order, and tokens of P `points`. Raises ValueError."""
@@ -61,7 +63,7 @@ class WorldModel(nn.Module):
     def share(self, model: "WorldModel") -> None:
         """Take on the nets of another model rather than make new ones: the constructor of one that only corrects it."""
         nn.Module.__init__(self)
-        self.config, self.points, self.senses = model.config, model.points, model.senses
+        self.config, self.points, self.senses, self.explores = model.config, model.points, model.senses, model.explores
         for name, part in model.named_children():
             setattr(self, name, part)
         for name, buffer in model.named_buffers(recurse=False):

@@ -184,6 +184,7 @@ def load_model(path: Path, spec: AgentSpec) -> WorldModel:
     """Load a checkpoint's model for acting. Raises FolderError if weights do not fit `spec` or are not finite."""
     curve = Curve.of_token(spec.model.token, spec.action_size)
     model = WorldModel(spec.senses, curve.size, spec.model)
+    model.explores = spec.task.get("reward") == "none" and not spec.task.get("guidance")
     load_into(model, path)
     return model
 
