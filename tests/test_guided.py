@@ -19,6 +19,7 @@ from configs.arm import planning
 from configs.arm.planning import begin_of, planner_client, planner_service
 from configs.command import composed
 from configs.runs.evaluation import Evaluation
+from configs.runs.film import Reel
 from configs.runs.training import Training
 from configs.schema import EvaluateConfig
 from configs.train import train
@@ -157,6 +158,18 @@ def test_the_own_policy_stands_in_for_a_fitted_one_unless_it_only_explored(actin
     assert bool((guided.guided_reward(z, large) < guided.guided_reward(z)).any()) == explores
     acted(agent := acting(), toys, 1, lambda step: agent.guide([(doubted, 1.0)]))
     assert agent.offsets.moved.shape[1] == 0  # of an agent that learned from rewards
+
+
+def test_one_of_two_environments_is_filmed_by_its_own_readings(acting, wish, toys):
+    agent = acting()
+    agent.model.explores = True
+    agent.guide([(wish, 1.0)])
+    acted(agent, toys, 3)
+    rewards, values = agent.planner.worth(agent.plan.latent, agent.decision.tokens[0])
+    for of in range(2):
+        reel = Reel(agent, 0.1, of=of)
+        reel.follow()
+        assert reel.imagined == pytest.approx((float(values[of]), float(rewards[of]) / 2))
 
 
 def test_candidates_are_read_as_moved_in_their_own_environment(acting, wish):

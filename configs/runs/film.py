@@ -182,9 +182,9 @@ class Reel:
         self.decision, self.page = decision, self._glyph(plan, decision)
         self.expected = self._expect(plan, decision)
         if self.agent.planner is not None:
-            here = slice(self.of, self.of + 1)
-            reward, value = self.agent.planner.worth(plan.latent[here], decision.tokens[0, here].to(plan.latent.device))
-            self.imagined = float(value), float(reward) / self.agent.curve.length
+            # Of all environments, as under guidance each has readings of its own.
+            reward, value = self.agent.planner.worth(plan.latent, decision.tokens[0].to(plan.latent.device))
+            self.imagined = float(value[self.of]), float(reward[self.of]) / self.agent.curve.length
 
     def show(self, scene: np.ndarray, observation: Observation) -> np.ndarray:
         """Return the frame for a scene (H, W, 3) and the observation it belongs to."""
