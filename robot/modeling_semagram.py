@@ -16,7 +16,7 @@ from torch import Tensor
 from policies.agent import Agent
 from policies.guidance.chosen import Chosen
 from policies.settings import GuidanceKeys
-from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec, tensor_bytes
+from policies.storage.checkpoint import CONFIG, MODEL, load_into, read_spec, reward_free, tensor_bytes
 from policies.storage.folders import MANIFEST, made_by, manifest, replace_file
 from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
@@ -51,6 +51,7 @@ class SemagramPolicy(PreTrainedPolicy):
         self.curve = Curve.of_token(config.model.token, config.action_size)
         senses = {key: tuple(shape) for key, shape in config.senses.items()}
         self.model = WorldModel(senses, self.curve.size, config.model)
+        self.model.explores = reward_free(config.task)
         self._missed: set[str] = set()
         self._blind: dict[str, Tensor] = {}  # per robot, consecutive steps or chunks in which nothing was seen
         if dataset_stats and OBS_STATE in dataset_stats and OBS_STATE in senses:

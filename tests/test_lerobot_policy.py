@@ -171,3 +171,9 @@ def test_actions_that_were_not_normalised_are_refused(checkpoint):
         given["action"][0, 0, 0] = wrong
         with pytest.raises(ValueError, match=r"^action: (37|nan) after"):
             policy.forward(given)
+
+
+def test_it_knows_as_semagrams_own_does_whether_it_learned_from_novelty_alone(checkpoint):
+    task = read_spec(checkpoint).task
+    assert not load(checkpoint).model.explores
+    assert load(checkpoint, task=task | {"reward": "none"}).model.explores

@@ -16,7 +16,15 @@ from envs.make import ENDLESS, STATE_ALONE, make_vector
 from policies.agent import Agent
 from policies.guidance.judge import Judge
 from policies.settings import QUANTITIES
-from policies.storage.checkpoint import REPLAY, AgentSpec, find_checkpoint, load_into, read_spec, read_tensors
+from policies.storage.checkpoint import (
+    REPLAY,
+    AgentSpec,
+    find_checkpoint,
+    load_into,
+    read_spec,
+    read_tensors,
+    reward_free,
+)
 from policies.storage.folders import check_folder
 from policies.text_encoder import Words
 from policies.tokens.curves import Curve
@@ -127,9 +135,9 @@ def _built(config: TrainConfig, machine: Machine, env) -> Parts:
     capacity, lags = config.replay.room(any(map(is_image, senses))), config.model.vision.frame_lags
     named = len(env.metadata[QUANTITIES]) if config.envs else 0
     replay = Replay(capacity, max(1, config.envs), senses, curve.action_size, curve.size, lags, named)
-    rates, reward_free = (config.task.repeat, step_discount), config.task.reward == "none" and not config.task.guidance
+    rates = config.task.repeat, step_discount
     loop = Trainer if config.envs else OfflineTrainer
-    trainer = loop(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free)
+    trainer = loop(env, learner, agent, replay, config, *rates, config.replay.sampler, reward_free(asdict(config.task)))
     if recordings:
         recordings.fill(replay, model)
     instructions = tuple(part.words for part in config.task.parts) if LANGUAGE_KEY in senses else ()

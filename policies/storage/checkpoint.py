@@ -180,11 +180,16 @@ def _settings(path: Path, made: dict) -> dict:
     return saved
 
 
+def reward_free(task: Mapping) -> bool:
+    """Return whether an agent trained on a task, by its keys, learned from novelty alone."""
+    return task.get("reward") == "none" and not task.get("guidance")
+
+
 def load_model(path: Path, spec: AgentSpec) -> WorldModel:
     """Load a checkpoint's model for acting. Raises FolderError if weights do not fit `spec` or are not finite."""
     curve = Curve.of_token(spec.model.token, spec.action_size)
     model = WorldModel(spec.senses, curve.size, spec.model)
-    model.explores = spec.task.get("reward") == "none" and not spec.task.get("guidance")
+    model.explores = reward_free(spec.task)
     load_into(model, path)
     return model
 
