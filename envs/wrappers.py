@@ -44,7 +44,7 @@ class Faulty(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Begin an episode with a whole body."""
         self.mend(self.fault.kind)
-        self._told()
+        self._released()
         self._step = 0
         self._drawn = np.random.default_rng(seed)
         returned = self.env.reset(seed=seed, options=options)
@@ -55,7 +55,7 @@ class Faulty(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray):
         """Advance one control step."""
-        if self._told():
+        if self._released():
             self.mend(self.fault.kind)
         returned = self.env.step(action)
         self._step += 1
@@ -71,7 +71,7 @@ class Faulty(gymnasium.Wrapper):
             self._whole = {}
         return mended
 
-    def _told(self) -> bool:
+    def _released(self) -> bool:
         """Take away the file that mends it, and return whether it was there."""
         there = bool(self.fault.mended_by) and os.path.exists(self.fault.mended_by)
         if there:

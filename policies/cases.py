@@ -109,9 +109,9 @@ class Uses:
         weights = np.exp(-np.square(apart / NEAR) / 2)
         return float((weights @ gains + PRIOR * HOPED) / (weights.sum() + PRIOR))
 
-    def trials(self, name: str) -> float:
-        """Return how often it is known what a tool brought, and, as less than one such, how often it was used since."""
-        return len(self.all.get(name, ())) + 1 - 1 / (1 + self.tried[name])
+    def trials(self, name: str) -> tuple[int, int]:
+        """Return how often it is known what a tool brought, and how often it was used since."""
+        return len(self.all.get(name, ())), self.tried[name]
 
     def add(self, name: str, situation: Float[np.ndarray, " D"], gain: float) -> None:
         """Note a use; of each tool the newest MOST are remembered."""

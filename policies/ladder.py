@@ -273,7 +273,7 @@ class Ladder(Watch):
         assert self._own is not None
         situation = case.situation(self._own[0])
         offers = [(self.uses.gain(tool.name, situation), tool) for tool in self.tools if tool.name not in case.used]
-        gain, best = max(offers, key=lambda offer: (offer[0], -self.uses.trials(offer[1].name)), default=(0.0, None))
+        gain, best = min(offers, key=lambda offer: (-offer[0], self.uses.trials(offer[1].name)), default=(0.0, None))
         return (best, gain, situation) if best is not None and gain > WORTH else None
 
     def _lately(self, i: int, since: int) -> float:

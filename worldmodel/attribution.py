@@ -204,7 +204,7 @@ def prune(
     ends: Float[Tensor, " N"],
     always: Bool[Tensor, " N"],
     first: Bool[Tensor, " N"],
-    nodes: float = 0.8,
+    nodes: float = 1.0,
     edges: float = 0.98,
     most: int = 60,
 ) -> tuple[Bool[Tensor, " N"], Bool[Tensor, "N N"]]:

@@ -20,7 +20,7 @@ from worldmodel.probes import Probes, closeness, lifted
 from worldmodel.settings import PlannerConfig, Term, Via
 
 MOVED = 0.5
-"""The share of a reading's last error by which further readings are moved (`Guided.learned`)."""
+"""The share of a reading's last error by which further readings are moved (`Offsets`)."""
 
 LEASH = 10.0
 """What a squared distance of 1 from a fitted policy's plan costs, in control steps of full reward."""
@@ -115,17 +115,8 @@ class Guided(WorldModel):
         return [each for each in self.guidances if not each[0].fitted]
 
     def read(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B T"]:
-        """Return what the probes of the free guidances read, moved."""
-        return torch.cat([z[:, :0], *(guidance.probes(z) for guidance, _ in self.free)], -1) + self._moved(z)
-
-    def _moved(self, z: Float[Tensor, "B D"]) -> Float[Tensor, "B T"]:
-        """Return `moved` for rows that are each environment's candidates, one environment after the other."""
-        return self.moved.repeat_interleave(len(z) // len(self.moved), 0)
-
-    def learned(self, z: Float[Tensor, "B D"], foreseen: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Return `moved`, further by MOVED of how latents differ from what was `foreseen` to be read; NaN: not."""
-        moved = self._moved(z)
-        return moved + MOVED * (self.read(z) - moved - foreseen).nan_to_num(0.0)
+        """Return what the probes of the free guidances read, not moved."""
+        return torch.cat([z[:, :0], *(guidance.probes(z) for guidance, _ in self.free)], -1)
 
     def guided_reward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"] | None = None) -> Float[Tensor, " B"]:
         """Return the guidances' weighted reward of one control step in latents, without the model's own.
@@ -136,7 +127,9 @@ class Guided(WorldModel):
         return sum(fitted, self._free_reward(z, w))
 
     def _free_reward(self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"] | None = None) -> Float[Tensor, " B"]:
-        moved = self._moved(z).split([len(guidance.terms) for guidance, _ in self.free], -1)
+        candidates = len(z) // len(self.moved)  # of each environment, one environment after the other
+        counts = [len(guidance.terms) for guidance, _ in self.free]
+        moved = self.moved.repeat_interleave(candidates, 0).split(counts, -1)
         w = w if self.explores else None
         each = [share * guidance.reward(z, own, w) for (guidance, share), own in zip(self.free, moved, strict=True)]
         return sum(each, torch.zeros_like(z[..., 0]))
@@ -198,15 +191,14 @@ class Offsets:
     def compare(self, z: Float[Tensor, "B D"], due: Bool[Tensor, " B"]) -> None:
         """Learn from the latents that a token ended in, in the environments that are `due`."""
         if self.model:
-            self.apply()
-            learned = self.model.learned(z, self.foreseen.to(z)).cpu()
-            self.moved = torch.where(due.unsqueeze(1), learned, self.moved)
+            off = (self.model.read(z).cpu() - self.foreseen).nan_to_num(0.0)
+            self.moved = torch.where(due.unsqueeze(1), self.moved + MOVED * off, self.moved)
 
     def foresee(
         self, z: Float[Tensor, "B D"], w: Float[Tensor, "B P"], whole: Bool[Tensor, " B"], due: Bool[Tensor, " B"]
     ) -> None:
         """Note what is to be read after a token, where (B,) one is begun and will be followed as a `whole`."""
         if self.model:
-            read = self.model.read(self.model.next(self.model.transition_features(z, w))).cpu()
+            read = self.model.read(self.model.next(self.model.transition_features(z, w))).cpu() + self.moved
             read = torch.where(whole.unsqueeze(1), read, math.nan)
             self.foreseen = torch.where(due.unsqueeze(1), read, self.foreseen)

@@ -21,6 +21,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,13 @@ def register[T: Callable](kind: str, name: str, own: T | None = None) -> Any:
         if kind in CALLED and isinstance(function, type):
             what = f"{function.__name__} is a class; a function, or an instance of it with __call__"
             raise UserError(f"register({kind!r}, {name!r}): {what}")
-        try:
-            inspect.signature(function).bind(*ARGUMENTS[kind].split(", ")) if kind in ARGUMENTS else None
-        except TypeError as error:
-            called = f"it is called with ({ARGUMENTS[kind]})"
-            raise UserError(f"register({kind!r}, {name!r}): {called}; {in_one_line(error)}") from None
-        except ValueError:  # a builtin has no signature to look at
-            pass
+        if called := ARGUMENTS.get(kind):
+            try:
+                with suppress(ValueError):  # a builtin has no signature to look at
+                    inspect.signature(function).bind(*called.split(", "))
+            except TypeError as error:
+                what = f"it is called with ({called}); {in_one_line(error)}"
+                raise UserError(f"register({kind!r}, {name!r}): {what}") from None
         _registered[kind][name] = function
         return function
 

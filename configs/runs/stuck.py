@@ -95,11 +95,11 @@ class _Played:
         for fault in faults:
             plain, mended = (self.episodes(fault, name, bad) for name in (NONE, OURS))
             harmless, at = fault.kind in HARMLESS, fault.at_step // self.length
-            told = plain if harmless else self.episodes(fault, ORACLE, bad)
+            oracle = plain if harmless else self.episodes(fault, ORACLE, bad)
             for monitor in (NONE, OURS) if harmless else MONITORS:
                 first, early = self.firsts(monitor, plain, at), self.firsts(monitor, nominal, at)
                 found = np.isfinite(first) & (first >= at)
-                acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, told)
+                acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, oracle)
                 outcome = self.judged(acted, level, fault.at_step)
                 if monitor in (CONSTANT, RANDOM):  # not played: as by the oracle where they alarm
                     pairs = zip(outcome, self.judged(plain, level, fault.at_step), strict=True)

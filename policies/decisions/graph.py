@@ -95,7 +95,7 @@ class Graph:
         groups is the sum of theirs. What came otherwise than imagined keeps all its edges.
         """
         rests = 2 + max(node.step for node in self.nodes)
-        kept = prune(self.weight, self.ends, *self._fixed, nodes=1.0, most=MOST - rests)[0]
+        kept = prune(self.weight, self.ends, *self._fixed, most=MOST - rests)[0]
         rows = [*torch.eye(len(self.nodes))[kept]]
         nodes = [self.nodes[n] for n in kept.nonzero()[:, 0].tolist()]
         for kind, step in [("input", 0), *(("group", step) for step in range(rests - 1))]:
@@ -109,7 +109,7 @@ class Graph:
                 rows.append(others.float())
         joined = torch.stack(rows)
         whole = Graph(tuple(nodes), joined @ self.weight @ joined.T, joined @ self.ends)
-        kept, lines = prune(whole.weight, whole.ends, *whole._fixed, nodes=1.0, most=MOST)
+        kept, lines = prune(whole.weight, whole.ends, *whole._fixed, most=MOST)
         lines = lines | (kept[:, None] & whole.of_kind("error") & (whole.weight != 0))
         kept = kept & (lines.any(0) | lines.any(1))
         weight, left = torch.where(lines, whole.weight, 0)[kept][:, kept], kept.nonzero()[:, 0].tolist()
