@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from configs.runs.guiding import Known
+from configs.runs.loading import task_of
 from configs.schema import GuideConfig
 from envs.make import make_vector
 from policies.agent import Agent
@@ -30,20 +31,17 @@ def main(run: str, keys: dict[str, str]) -> None:
     """Print the distance to each place, and the share within each of NEAR_M."""
     known = Known.of(GuideConfig(checkpoint=run, show="quantities"))
     spec, count, half = known.spec, int(keys.get("places", 100)), float(keys.get("half", 0.01))
-    from configs.runs.loading import task_of
-
-    own = task_of(spec)
-    task = replace(own, start="anywhere")
+    task = task_of(spec)
     names = [name for name in TIP if name in known.memory.names]
-    place_env = make_vector(task, 1, processes=False)
-    env = make_vector(replace(own, start=keys.get("task.start", own.start)), 1, processes=False)
+    elsewhere = make_vector(replace(task, start="anywhere"), 1, processes=False)
+    env = make_vector(replace(task, start=keys.get("task.start", task.start)), 1, processes=False)
     steps = round(float(keys.get("seconds", 3)) * env.metadata["render_fps"])
     generator = torch.Generator().manual_seed(0)
     agent = Agent.acting(known.model, spec.planner, spec.discount, spec.sentences, generator)
     columns = [[*env.metadata["quantities"]].index(name) for name in names]
     found = []
     for number, seed in enumerate(evaluation_seeds(SEED, FROM, count)):
-        _, info = place_env.reset(seed=[seed])
+        _, info = elsewhere.reset(seed=[seed])
         place = np.asarray(info["quantities"])[0, columns]
         terms = tuple(Term(name, at - half, at + half) for name, at in zip(names, place.tolist(), strict=True))
         agent.forget()
