@@ -34,9 +34,10 @@ from sim.so101.joints import JOINTS, Units
 from sim.so101.kinematics import arm_file
 from sim.so101.tasks import TASKS
 from sim.twin.arm import TwinArm, build, calibration_text, fitting, limits
-from sim.twin.servo import Bus, Framer
+from sim.twin.servo import REGISTERS, Bus, Framer
 
 END_S = 0.5
+TORQUE = REGISTERS["Torque_Enable"][0]
 
 
 class Line:
@@ -102,10 +103,8 @@ def planner_of(service: PlannerService) -> SimpleNamespace:
 
 def main() -> None:
     """Print a line for each episode on stderr, and one for all."""
-    (run, name, *count), registers = (
-        [each for each in sys.argv[1:] if "=" not in each],
-        dict(each.split("=") for each in sys.argv[1:] if "=" in each),
-    )
+    run, name, *count = [each for each in sys.argv[1:] if "=" not in each]
+    registers = dict(each.split("=") for each in sys.argv[1:] if "=" in each)
     path, folder = find_checkpoint(Path(run)), Path(tempfile.mkdtemp())
     task = renamed(task_of(read_spec(path)), name)
     options = RunConfig(checkpoint=str(path), planner=registers.pop("planner", "true") == "true")
@@ -132,6 +131,9 @@ def main() -> None:
         loop.rest()
         places = np.split(scene.data.qpos[len(JOINTS) :], len(free)) if free else []
         arm.reset(dict(zip(JOINTS, estimator.start, strict=True)), dict(zip(free, places, strict=True)))
+        for servo in arm.servos.values():  # a gripper that held something protects itself until its torque is switched
+            servo.write(TORQUE, b"\0")
+            servo.write(TORQUE, b"\1")
         loop.moved()
         seen.clear()
         loop.episode(follower, steps + 1, estimator.success)
