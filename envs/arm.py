@@ -189,7 +189,7 @@ def build(task: "TaskConfig", variation: "Variation | None" = None) -> gymnasium
     with suite.importing():
         from sim.so101 import scene as so101
     with suite.quiet():
-        env = so101.build(task.name, task.arm.control_hz, task.arm.end_on_success, variation)
+        env = so101.build(task.name, task.arm.control_hz, task.arm.end_on_success, variation, task.arm.acceleration)
     low, high = so101.limits(env)
     targets = Targets.at(task.arm.control_hz, low, high, task.arm.control)
     return JointTargets(env, task.name, targets, task.arm.state, task.arm.start)

@@ -52,6 +52,7 @@ class Quantities:
 
     def read(self, raw: Any) -> np.ndarray:
         """Return the quantities (Q,) float32 now, in the order of `units`; NaN where not finite. `raw`: observed."""
+        self._data = simulation(self._env)[1]
         with np.errstate(over="ignore"):
             values = np.concatenate([np.zeros(0), *(reader(raw) for reader in self._readers)]).astype(np.float32)
         values[~np.isfinite(values)] = math.nan
@@ -120,10 +121,6 @@ class Quantities:
             size, first = int(sensor.dim[0]), int(sensor.adr[0])
             entries |= {sensor.name if size == 1 else f"{sensor.name}[{i}]": first + i for i in range(size)}
         self._take(dict.fromkeys(entries, ""), lambda raw: self._data.sensordata[[*entries.values()]])
-
-    @property
-    def _data(self):
-        return simulation(self._env)[1]
 
 
 def _attribute(env: gymnasium.Env, name: str):

@@ -6,6 +6,7 @@ from typing import Any
 
 from envs import suite
 from policies.settings import Wish
+from sim.ramp import ACCELERATION, HIGHEST
 from sim.so101.tasks import CONTROLS, DELTA, FULL, REST, STARTS, STATES
 from sim.so101.tasks import TASKS as ARM_TASKS
 from worldmodel import registry
@@ -37,7 +38,10 @@ KINDS = {
     HEAVIER: "each body is a tenth heavier, which does no harm",
     START: "joints start up to 0.3 m or rad elsewhere, which does no harm",
 }
-ARM_DEFAULTS = {"control_hz": 30.0, "control": DELTA, "end_on_success": False, "state": FULL, "start": REST}
+ARM_DEFAULTS = {
+    **{"control_hz": 30.0, "acceleration": ACCELERATION, "control": DELTA, "end_on_success": False, "state": FULL},
+    "start": REST,
+}
 
 
 def check_sentence(text: str, where: str) -> str:
@@ -56,6 +60,7 @@ class ArmSettings:
     """The settings of a `TaskConfig` that apply to the arm only, all known."""
 
     control_hz: float
+    acceleration: int
     control: str
     end_on_success: bool
     state: str
@@ -73,7 +78,8 @@ class TaskConfig:
 
     An action is held for `action_repeat` environment steps, which make up one control step (default: 2 for the suite,
     else 1). `max_control_steps` truncates an episode after that many control steps; 0 keeps the environment's own
-    limit. Five keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `control`, how
+    limit. Six keys apply to the arm only: `control_hz` (default 30), the joint targets per second; `acceleration`, the
+    servos' (`sim.ramp`); `control`, how
     they are derived from actions (`sim.so101.joints`); `end_on_success`, which ends the episode on success (where
     closeness is rewarded, that teaches the agent to stop just short of it); `state`: `full`, or `joints` for an
     arm that has cameras but no source of object positions; and `start`: `rest`, or `anywhere`, which begins most
@@ -91,6 +97,7 @@ class TaskConfig:
     action_repeat: int | None = None
     max_control_steps: int = ranged(0, low=0)
     control_hz: float | None = None
+    acceleration: int | None = None
     control: str | None = one_of(None, CONTROLS)
     end_on_success: bool | None = None
     state: str | None = one_of(None, STATES)
@@ -128,6 +135,7 @@ class TaskConfig:
             )
         if arm:
             check("task.", self, "control_hz", low=5, high=100)
+            check("task.", self, "acceleration", low=0, high=HIGHEST)
 
     def _check_kind(self) -> None:
         """Raise ValueError for an unknown name, or for a key that belongs to another kind of task."""
@@ -168,10 +176,10 @@ class TaskConfig:
     @property
     def arm(self) -> ArmSettings:
         """The settings of the arm's tasks. Raises ValueError for another task."""
-        rate, control, ends, state, start = (getattr(self, name) for name in ARM_DEFAULTS)
-        if rate is None or control is None or ends is None or state is None or start is None:
+        own = {name: getattr(self, name) for name in ARM_DEFAULTS}
+        if None in own.values():
             raise UserError(f"{self.label}: not a task of the SO-101")
-        return ArmSettings(rate, control, ends, state, start)
+        return ArmSettings(**own)
 
     @property
     def parts(self) -> "tuple[TaskConfig, ...]":

@@ -30,11 +30,16 @@ Bodies = tuple[np.ndarray, np.ndarray]
 
 
 class Reading(NamedTuple):
-    """An arm as it was last read: joint angles (6,), their velocities (6,), and the target (6,) that had been sent."""
+    """An arm as it was last read: joint angles (6,), their velocities (6,), and the target (6,) that had been sent.
+
+    `setpoint` (6,), `pace` (6,): where its servos are on their ramps, if it moves as in training (`sim.ramp`).
+    """
 
     joints: np.ndarray
     speed: np.ndarray
     sent: np.ndarray
+    setpoint: np.ndarray
+    pace: list[float]
 
 
 class StateEstimator:
@@ -85,14 +90,15 @@ class StateEstimator:
         data, dt = self._inner.data, steps * self._inner.control_dt
         if self._last is None:
             speed: np.ndarray = np.zeros(6)
+            self._inner.setpoint, self._inner.pace = sent.copy(), [0.0] * 6
         else:
             last = self._place()
             for _ in range(steps):
-                self._advance(sent)
+                self._inner.advance(sent)
             off = (reading - data.qpos[:6]) / dt
             plain = (reading - last.joints) / dt
             speed = np.where(np.abs(off) > DOUBT_RAD_S, plain, data.qvel[:6] + CORRECTION * off)
-        self._last = Reading(reading.copy(), speed, sent.copy())
+        self._last = Reading(reading.copy(), speed, sent.copy(), self._inner.setpoint, self._inner.pace)
         self._bodies = bodies or self._bodies
 
     def state(self, ahead: np.ndarray) -> np.ndarray:
@@ -101,7 +107,7 @@ class StateEstimator:
             return np.zeros(0, np.float32)
         target = self._place().sent
         for target in ahead:
-            self._advance(target)
+            self._inner.advance(target)
         self._arm.target = target
         if not len(ahead):  # otherwise mj_step has computed it, as in training
             mujoco.mj_forward(self._inner.model, self._inner.data)
@@ -148,13 +154,10 @@ class StateEstimator:
         data = self._inner.data
         data.qpos[:6], data.qvel[:6] = self._last.joints, self._last.speed
         data.qpos[6:], data.qvel[6:] = self._bodies
+        data.ctrl[:] = self._last.setpoint
+        self._inner.setpoint, self._inner.pace = self._last.setpoint, self._last.pace
         data.qacc_warmstart[:] = 0  # so that predictions do not depend on history
         return self._last
-
-    def _advance(self, target: np.ndarray) -> None:
-        data = self._inner.data
-        data.ctrl[:] = target
-        mujoco.mj_step(self._inner.model, data, nstep=self._inner._N_SUBSTEPS)
 
 
 def scene_bodies(env) -> Bodies:

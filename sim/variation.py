@@ -20,6 +20,7 @@ class Variation:
     friction. `masses`: factor on the mass of each body, objects included. `latency_ms`: delay until a command takes
     effect. `offset_deg`: calibration error of each joint, so that the arm is not where its encoders say. `camera_mm`,
     `camera_deg`: displacement of the camera along each axis, and rotation about it. `light`: factor on the brightness.
+    `acceleration`: factor on the servos'.
 
     Source: Tobin et al. 2017 (arXiv 1703.06907); Peng et al. 2018 (arXiv 1710.06537).
     """
@@ -32,6 +33,7 @@ class Variation:
     camera_mm: tuple[float, ...] = (0.0, 0.0)
     camera_deg: tuple[float, ...] = (0.0, 0.0)
     light: tuple[float, ...] = (1.0, 1.0)
+    acceleration: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self):
         for name, ((least, most), *_) in RANGES.items():
@@ -55,6 +57,7 @@ RANGES: dict[str, tuple[tuple[float, float], ...]] = {  # of each: the bounds, a
     "camera_mm": ((-100, 100), (-5.0, 5.0), (-15.0, 15.0)),
     "camera_deg": ((-30, 30), (-2.0, 2.0), (-5.0, 5.0)),
     "light": ((0.1, 3), (0.8, 1.2), (0.5, 1.5)),
+    "acceleration": ((0.1, 10), (0.8, 1.25), (0.5, 2.0)),
 }
 PRESETS: dict[str, Variation] = {
     "off": Variation(),

@@ -94,7 +94,7 @@ def test_an_absolute_action_is_the_target_wherever_the_arm_is():
     action = np.array([0.3, 0, 0, 0.2, -0.5, 1], np.float32)
     env.step(action)
     low, high = env.unwrapped.action_space.low, env.unwrapped.action_space.high
-    np.testing.assert_allclose(env.unwrapped.data.ctrl, low + (action + 1) / 2 * (high - low), atol=1e-6)
+    np.testing.assert_allclose(env.unwrapped.commanded, low + (action + 1) / 2 * (high - low), atol=1e-6)
 
 
 def test_success_ends_an_episode_only_where_it_should(wander):

@@ -103,6 +103,13 @@ def test_a_command_takes_effect_as_late_as_it_should():
     assert np.any(commands[0][1] != commands[0][0])
 
 
+def test_the_servos_acceleration_is_multiplied():
+    rates = {factor: make(TOUCH, variation=Variation(acceleration=(factor, factor))).unwrapped for factor in (1.0, 0.5)}
+    for env in rates.values():
+        env.reset(seed=0)
+    assert rates[0.5].rate == rates[1.0].rate / 2 == pytest.approx(39 / 2, rel=0.01)
+
+
 def test_with_a_calibrations_error_the_arm_is_not_where_it_believes(plain):
     wrong = make(TOUCH, variation=Variation(offset_deg=(3.0, 3.0))).unwrapped
     hands, poses = [], []

@@ -23,7 +23,7 @@ from worldmodel.errors import UserError
 MANIFEST = "manifest.json"
 OLD = ".old"  # suffix of the hidden name of a folder that is being replaced
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
-FORMAT = 7
+FORMAT = 8
 """The format of checkpoints, and of benchmarks resumed from them. Increment it with every change of what they contain,
 be it a key or a tensor; older formats cannot be read."""
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """The SO-101's joints, and the conversion of actions in [-1, 1] to the absolute joint targets that any arm is sent."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -87,11 +88,11 @@ class Units:
         """Convert shares (..., 6) of the joints' ranges, from -1 to 1, to angles in rad."""
         return self.low + (shares + 1) / 2 * (self.high - self.low)
 
-    @property
+    @cached_property
     def _zero(self) -> np.ndarray:
         return np.append((self.low + self.high)[:-1] / 2, self.low[-1])
 
-    @property
+    @cached_property
     def _unit(self) -> np.ndarray:
         """Radians per unit of LeRobot's values."""
         return np.append(np.full(5, np.pi / 180), (self.high - self.low)[-1] / 100)

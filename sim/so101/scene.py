@@ -14,11 +14,13 @@ from so101_nexus import PhysicsConfig, RenderConfig, RenderingQuality
 from so101_nexus.camera_utils import compute_angled_camera_params, compute_overhead_camera_params
 from so101_nexus.mujoco.base_env import SO101NexusMuJoCoBaseEnv
 
+from sim.ramp import ACCELERATION, FASTEST, UNIT, radians, ramp
 from sim.renderer import View
 from sim.so101.joints import JOINTS
 from sim.so101.tasks import TASKS
 from sim.variation import Nominal, Variation, draw
 
+FASTEST_RAD_S = radians(FASTEST)
 TIMESTEP_S = 0.005  # approximate physics step; the actual one divides the control period
 PLAIN = RenderingQuality(msaa_samples=0, shadows=False, shadow_map_size=64)  # the quality a Canvas renders at
 AZIMUTH, ELEVATION = 130.0, -30.0  # degrees: the position of a watching person
@@ -26,18 +28,23 @@ STREAM = 101  # random stream for variations, separate from so101-nexus's layout
 
 
 class VariedArm(SO101NexusMuJoCoBaseEnv):
-    """so101-nexus's environments, with command latency and a draw of a Variation at each reset.
+    """so101-nexus's environments, with servos' ramps, command latency and a draw of a Variation at each reset.
 
-    Without a variation, results are bit-identical to so101-nexus's. `commanded` (6,): the latest targets in rad.
-    `draw`: this episode's parameters, None without a variation.
+    Without a variation and with `acceleration` 0, results are bit-identical to so101-nexus's. `commanded` (6,): the
+    latest targets in rad. `setpoint` (6,) in rad, `pace` (6,) in rad/s: where the servos are on their ramps to them, at
+    most `rate`, in rad/s^2. `draw`: this episode's parameters, None without a variation.
 
     With a calibration error the arm trusts its encoders: the observed joints, the hand's pose and quantities relative
     to it are computed from them, while success, contacts and the scene follow the true positions.
     """
 
     variation = Variation()
+    acceleration = ACCELERATION
     draw: dict[str, np.ndarray] | None = None
     commanded: np.ndarray
+    setpoint: np.ndarray
+    pace: list[float]
+    rate = 0.0
     _on_the_way: deque[np.ndarray]
 
     def vary(self, variation: Variation) -> None:
@@ -56,7 +63,10 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
             self.draw = draw(self.variation, self.model.nbody, self._rng)
             self._nominal.change(self.draw)
         observation, info = super().reset(seed=seed, options=options)
-        self.commanded = self.data.ctrl.copy()
+        self.commanded = self.setpoint = self.data.ctrl.copy()
+        self.pace = [0.0] * len(JOINTS)
+        self._times = [(1 + step) * self.model.opt.timestep for step in range(self._N_SUBSTEPS)]
+        self.rate = radians(UNIT * self.acceleration) * (self.draw["acceleration"].item() if self.draw else 1.0)
         latency_s = self.draw["latency_ms"].item() / 1000 if self.draw else 0.0
         late = round(latency_s / self.model.opt.timestep)
         self._on_the_way = deque([self.commanded] * late)
@@ -67,13 +77,30 @@ class VariedArm(SO101NexusMuJoCoBaseEnv):
         return self.commanded
 
     def _advance_physics(self) -> None:
+        self.advance(self.commanded)
+
+    def advance(self, target: np.ndarray) -> None:
+        """Simulate a control period after `target` (6,), in rad, was sent."""
         if not self._on_the_way:
-            super()._advance_physics()
+            self._follow(target, self._N_SUBSTEPS)
             return
         for _ in range(self._N_SUBSTEPS):
-            self._on_the_way.append(self.commanded)
-            self.data.ctrl[:] = self._on_the_way.popleft()
-            mujoco.mj_step(self.model, self.data)
+            self._on_the_way.append(target)
+            self._follow(self._on_the_way.popleft(), 1)
+
+    def _follow(self, target: np.ndarray, steps: int) -> None:
+        """Simulate physics steps in which the setpoints move to `target` (6,)."""
+        if not self.rate:
+            self.data.ctrl[:] = target
+            mujoco.mj_step(self.model, self.data, nstep=steps)
+            return
+        model, data, away, times = self.model, self.data, (target - self.setpoint).tolist(), self._times[:steps]
+        moves = [ramp(*each, FASTEST_RAD_S, self.rate, times) for each in zip(away, self.pace, strict=True)]
+        path, ctrl = np.array([path for path, _ in moves]).T + self.setpoint, data.ctrl
+        for setpoint in path:
+            ctrl[:] = setpoint
+            mujoco.mj_step(model, data)
+        self.setpoint, self.pace = path[-1], [pace for _, pace in moves]
 
     def _compute_obs_components(self) -> np.ndarray:
         state = super()._compute_obs_components()
@@ -132,11 +159,18 @@ def _varied(creator: type) -> Callable[..., VariedArm]:
     return type(f"Varied{creator.__name__}", (VariedArm, creator), {})
 
 
-def build(name: str, control_hz: float, end_on_success: bool, variation: Variation | None = None) -> VariedArm:
+def build(
+    name: str,
+    control_hz: float,
+    end_on_success: bool,
+    variation: Variation | None = None,
+    acceleration: int = ACCELERATION,
+) -> VariedArm:
     """Create the environment of a task in TASKS: actions are absolute joint targets (6,) in rad; it never truncates.
 
     Observations are so101-nexus's own state (S,) and `info["success"]` its own criterion; `end_on_success` terminates
-    the episode on success. A control period is a whole number of physics steps of about TIMESTEP_S.
+    the episode on success. A control period is a whole number of physics steps of about TIMESTEP_S. `acceleration`: of
+    the servos (`sim.ramp`); 0: their setpoints are at the targets at once.
     """
     creator = _creator(name)
     substeps = max(1, round(1 / control_hz / TIMESTEP_S))
@@ -153,6 +187,7 @@ def build(name: str, control_hz: float, end_on_success: bool, variation: Variati
         ),
         control_mode="pd_joint_pos",
     )
+    env.acceleration = acceleration
     if variation is not None:
         env.vary(variation)
     return env

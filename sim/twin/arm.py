@@ -12,9 +12,10 @@ import mujoco
 import numpy as np
 
 from sim import InvalidValue
+from sim.ramp import STEPS
 from sim.so101.joints import GRIPPER, JOINTS
 from sim.so101.kinematics import arm_file, bare_spec
-from sim.twin.servo import STEPS, Servo
+from sim.twin.servo import Servo
 
 STEPS_PER_RAD = STEPS / (2 * math.pi)
 # On a real arm the servo horns are never mounted exactly as drawn: offsets of both signs, in steps.

@@ -5,12 +5,11 @@ The protocol (version 0) is bytes in, bytes out, without any I/O. A packet is FF
 Several servos share one line; the id addresses one, 0xFE all.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-STEPS = 4096  # per turn of the encoder
-FASTEST = 3400  # steps/s without load
+from sim.ramp import FASTEST, STEPS, UNIT, ramp
+
 AMBIENT_C, STALL_RISE_C, COOLING_S = 28.0, 60.0, 300.0  # plausible, not measured
 STALL_CURRENT = 415  # in units of 6.5 mA
 OVERHEATED, OVERLOADED = 0x04, 0x20  # bits of Status and of Unloading_Condition
@@ -158,14 +157,8 @@ class Servo:
             goal = max(low, min(high, goal))
         away = self.shaft + goal - self.present() - self.setpoint
         fastest = abs(self["Goal_Velocity"]) or FASTEST
-        wanted = min(fastest, abs(away) / dt_s)
-        if rate := 100 * self["Acceleration"]:
-            wanted = min(wanted, math.sqrt(2 * rate * abs(away)))
-            change = math.copysign(wanted, away) - self.speed
-            self.speed += max(-rate * dt_s, min(rate * dt_s, change))
-        else:
-            self.speed = math.copysign(wanted, away)
-        self.setpoint += self.speed * dt_s
+        (moved,), self.speed = ramp(away, self.speed, fastest, UNIT * self["Acceleration"], (dt_s,))
+        self.setpoint += moved
         if status & OVERLOADED:
             limit = min(limit, self["Protective_Torque"] / 100)
         return Drive(self.setpoint, self["P_Coefficient"] / 16, min(limit, 1.0))
