@@ -5,12 +5,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from policies.decisions.decision import Decision, Totals
 from policies.decisions.trace import Trace
 from policies.guidance.vias import Vias
 from policies.noise import Noise
@@ -25,42 +26,6 @@ from worldmodel.observation import FrameHistory, Observation
 from worldmodel.planner import Planner, TDCheck
 from worldmodel.senses import LANGUAGE_KEY
 from worldmodel.settings import PlannerConfig
-
-
-@dataclass
-class Totals:
-    """Totals over all environments: decisions, control `steps` they covered, model steps as if each was made alone."""
-
-    decisions: int = 0
-    steps: int = 0
-    model_calls: int = 0
-
-    @property
-    def model_calls_per_decision(self) -> float:
-        """Mean calls of the model's step per decision."""
-        return self.model_calls / self.decisions
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The plans of B environments and the actions to execute.
-
-    tokens (T, B, P): the plans; T = 1 for the policy alone. actions (B, N, A): their first N actions (while exploring,
-    of the noisy elites). until (B,): for how many control steps they are followed, at most N. by_policy (B,): where the
-    policy decided, as it does where plans did not pay off (`worldmodel.planner.TDCheck`): only the first token counts.
-    Where no decision was due, `tokens` and `by_policy` are of a plan that is not followed. imagined: latents (B, D) and
-    rewards (B,) after the first token, None if not computed.
-    """
-
-    tokens: Float[Tensor, "T B P"]
-    actions: Float[Tensor, "B N A"]
-    until: Int[Tensor, " B"]
-    by_policy: Bool[Tensor, " B"]
-    imagined: tuple[Float[Tensor, "B D"], Float[Tensor, " B"]] | None = None
-
-    def plan(self, env: int) -> Float[Tensor, "T P"]:
-        """Return the decision in one environment: a plan's tokens, or the single token of the policy."""
-        return self.tokens[: 1 if self.by_policy[env] else None, env]
 
 
 class Agent:
@@ -216,18 +181,16 @@ class Agent:
         if self.noise is None:
             raise ValueError("only an agent that explores acts at random")
         count = len(observation)
-        if self.curve.control_points > 1:
-            self.act(observation, torch.zeros(count, dtype=torch.bool))
-            return torch.erf(self.noise.draw(count, self.curve.action_size) / math.sqrt(2))
-        if len(self.at) != count:
+        if len(self.at) != count or self.decision is not None:
             self._open(count)
         self.frames.see(observation)
-        due, self.planned, self.warm_start = self.at >= self.until, torch.zeros(count, dtype=torch.bool), None
-        drawn = torch.erf(self.noise.draw(count, self.curve.size, due) / math.sqrt(2))
-        if self.curve.length > 1:
+        self.decision, self.planned = None, torch.zeros(count, dtype=torch.bool)
+        length = min(self.curve.length, self.most) if self.curve.control_points == 1 else 1
+        due = self.at >= self.until
+        drawn = torch.erf(self.noise.draw(count, self.curve.action_size, due) / math.sqrt(2))
+        if length > 1:
             drawn = drawn * torch.rand(count, 1, generator=self.generator)
         self.actions = torch.where(due[:, None, None], drawn.unsqueeze(1), self.actions)
-        length = min(self.curve.length, self.most)
         self.at, self.until = torch.where(due, 0, self.at) + 1, torch.where(due, length, self.until)
         return self.actions[torch.arange(count), self.at - 1]
 

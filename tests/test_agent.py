@@ -10,7 +10,8 @@ import torch
 from configs.command import composed
 from configs.runs.parts import build
 from configs.schema import TrainConfig
-from policies.agent import Agent, Totals
+from policies.agent import Agent
+from policies.decisions.decision import Totals
 from policies.noise import COLOURS, Noise
 from policies.tokens.curves import Curve
 from policies.training.episodes import episode_seed
@@ -189,7 +190,7 @@ def test_acting_at_random_is_uniform_of_the_noises_colour_and_drops_all_plans(ma
     for each in (agent, other):
         each.act(seen(500))
     drawn = torch.stack([agent.act_at_random(seen(500, t)) for t in range(40)])
-    assert not agent.planned.any() and not agent.warm_start.valid.any()
+    assert not agent.planned.any() and agent.warm_start is None
     for share in (0.25, 0.5, 0.75):
         assert float((drawn < 2 * share - 1).float().mean()) == pytest.approx(share, abs=0.02)
     assert float((drawn[1:] * drawn[:-1]).mean()) > 0.1  # white noise: 0

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from configs.runs.film import HEIGHT, Reel, _writer, motions, sentence
-from policies.agent import Decision
+from policies.decisions.decision import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import picture
 from policies.glyphs.strips import BLUE, LABELS, ORANGE, ROW, STEPS, Strips, bars

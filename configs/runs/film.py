@@ -25,8 +25,9 @@ from configs.runs.run_folder import RunFolder
 from envs.cameras import frame
 from envs.make import ENDLESS, make
 from envs.settings import TaskConfig
-from policies.agent import Agent, Decision
+from policies.agent import Agent
 from policies.alarms import Watch
+from policies.decisions.decision import Decision
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import draw, picture
 from policies.glyphs.strips import Strips

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.agent import Agent, Totals
+from policies.agent import Agent
 from policies.alarms import Notice, Watch
+from policies.decisions.decision import Totals
 from policies.planner_link import messages
 from policies.planner_link.messages import Answer, Begin, Question, Refusal, Refused, WrongMessage
 from policies.text_encoder import WORDS, Words
