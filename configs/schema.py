@@ -290,10 +290,11 @@ class GuideConfig:
 
 @dataclass(frozen=True)
 class WhyConfig:
-    """The keys of semagram-why: a decision of an evaluation or recording. `around`: decisions before and after it."""
+    """The keys of semagram-why: one decision, and `around` before and after it."""
 
     run: str = ""
     data: str = ""
+    live: str = ""
     episode: int = ranged(0, low=0, high=9999)
     step: int = ranged(0, low=0)
     around: int = ranged(2, low=0, high=10)
@@ -308,3 +309,5 @@ class WhyConfig:
         check_ranges("", self)
         if not self.run:
             raise UserError("run=: a run folder or a checkpoint, e.g. run=runs/walker-walk/<run>")
+        if self.live and (self.data or self.episode or self.step):
+            raise UserError("live=: it has one decision, the newest: without data=, episode=, step=")

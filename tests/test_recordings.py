@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from pyarrow import parquet
 from scipy.spatial.transform import Rotation
 
+from configs.arm.live import WebView
 from configs.arm.recording import RecordSession
 from configs.runs.explaining import why
 from configs.runs.held_out import auc
@@ -23,6 +25,7 @@ from envs.arm import known, labels
 from envs.make import STATE_ALONE, make
 from envs.settings import TaskConfig
 from envs.state_estimator import StateEstimator
+from policies.planner_link.messages import Question, Ready, encode
 from policies.storage.checkpoint import find_checkpoint, newest, read_spec, read_tensors
 from policies.tokens.curves import Curve
 from policies.training.offline import OfflineTrainer
@@ -258,6 +261,31 @@ def test_a_moment_of_a_recording_is_explained_by_what_would_be_planned_there(toy
     ):
         with pytest.raises(UserError, match=line):
             why(replace(asked, **wrong), tmp_path)
+
+
+def test_what_a_running_arm_asks_is_explained_and_only_that(toys, folder, tmp_path):
+    tiny(toys, folder, tmp_path / "run", "steps=9")
+    told = as_recordings(TASK, SENSES, [str(folder)], 1.0).shown[0].observation.values[STATE_KEY][5].numpy()
+    view = WebView(toys.token_settings(4), 30.0, "a run", 1)
+    asked = WhyConfig(run=str(tmp_path / "run"), live=view.url, out=str(tmp_path / "p.html"))
+    try:
+        with pytest.raises(UserError, match=rf"^live={re.escape(view.url)}: no run asks its planner there"):
+            why(asked, tmp_path)
+        view.asked = encode(Question(7, False, told, frame=40))
+        assert why(asked, tmp_path)["step"] == 40
+        page = json.loads((tmp_path / "p.html").read_text().partition('id="data">')[2].partition("</script>")[0])
+        (moment,) = page["moments"]
+        np.testing.assert_allclose([each["value"] for each in moment["inputs"]], told, rtol=1e-2, atol=1e-3)
+        for wrong in (Question(7, False, told[:-1]), Ready()):
+            view.asked = encode(wrong)
+            with pytest.raises(UserError):
+                why(asked, tmp_path)
+    finally:
+        view.close()
+    with pytest.raises(UserError, match=rf"^live={re.escape(view.url)}: no run answers"):
+        why(asked, tmp_path)
+    with pytest.raises(UserError, match=r"^live=: it has one decision"):
+        replace(asked, step=3)
 
 
 def _config(folder, **keys):

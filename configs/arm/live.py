@@ -20,7 +20,7 @@ from lerobot.cameras import Camera
 from configs.page import inline, jpeg, page, short
 from policies.glyphs.glyph import glyph
 from policies.glyphs.ink import svg
-from policies.planner_link.messages import Answer
+from policies.planner_link.messages import ASKED, Answer
 from policies.tokens.vocabulary import Move, text
 from policies.tools import Asker
 from robot.config_so101 import sim_cameras
@@ -119,6 +119,7 @@ class WebView(NoView):
 
     The stop is Ctrl-C's own signal, so it goes through the gate as that does. The address has a random part: no other
     user or page can look or stop. What a browser gets is made in a thread for each, and nothing where none looks.
+    `asked`: the newest question to the planner, which `semagram-why live=` fetches.
     """
 
     def __init__(self, token: TokenConfig, hz: float, title: str, episodes: int, port: int = 0):
@@ -127,6 +128,7 @@ class WebView(NoView):
         self._lines = deque[tuple[float, str]](maxlen=LINES)
         self._now: tuple[Step, Answer | None, dict] | None = None
         self._main = threading.get_ident()
+        self.asked = b""
         self._fault = ""  # the one for which the arm stands now
         self._over = threading.Event()
         place = f"/{secrets.token_urlsafe(9)}/"
@@ -148,6 +150,7 @@ class WebView(NoView):
         more = {"plan_ms": short(plans.plan_ms[-1]) if plans.plan_ms else None, "late_plans": plans.late}
         late = ["the next plan is late: the arm follows the last curve to rest"] if follower.waiting else []
         alarms = [follower.alarm] if follower.alarm else late
+        self.asked = follower.planner.asked
         self._now, self._fault = (step, follower.answer, more | {"alarms": alarms}), ""
 
     def say(self, text: str) -> None:
@@ -218,6 +221,8 @@ def _handler(view: WebView, place: str) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.path == place:
                 self._answer(200, "text/html; charset=utf-8", body)
+            elif self.path == f"{place}{ASKED}" and view.asked:
+                self._answer(200, "application/octet-stream", view.asked)
             elif self.path == f"{place}events":
                 self._answer(200, "text/event-stream")
                 for event in view.events():

@@ -14,7 +14,7 @@ from configs.page import inline, jpeg, page, short
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
 from configs.runs.film import motions, sentence
-from configs.runs.moments import Moment, followed, played_again, recorded_again
+from configs.runs.moments import Moment, asked_now, followed, played_again, recorded_again
 from configs.schema import EvaluateConfig, WhyConfig
 from envs.arm import LAG
 from policies.agent import Agent
@@ -71,7 +71,8 @@ class Why:
 
     def __init__(self, config: WhyConfig):
         self.config, count = config, max(config.episodes, config.episode + 1)
-        self.out = placed(Path(config.out or f"why-episode{config.episode}-step{config.step}.html"))
+        name = "why-live.html" if config.live else f"why-episode{config.episode}-step{config.step}.html"
+        self.out = placed(Path(config.out or name))
         found = str(find_checkpoint(Path(config.run), "run"))
         keys = EvaluateConfig(
             threads=config.threads, compile="false", checkpoint=found, episodes=count, seed=config.seed
@@ -83,7 +84,9 @@ class Why:
         """Do it. Returns the last line."""
         config, usual = self.config, self.usual()
         where = config.episode, config.step, config.around
-        if config.data:
+        if config.live:
+            moments, asked, env = asked_now(self.evaluation, config.live)
+        elif config.data:
             moments, asked, env = recorded_again(self.evaluation, config.data, *where)
         else:
             moments, asked, env = played_again(self.evaluation, *where)
@@ -94,7 +97,11 @@ class Why:
         self.explainer = Explainer(model, token.discount(self.loaded.spec.discount), usual, labels)
         shown, graphs = [], []
         for n, moment in enumerate(moments):
-            really = None if config.data else followed(self.evaluation, config.episode, moment, self.explainer)
+            really = (
+                None
+                if config.data or config.live
+                else followed(self.evaluation, config.episode, moment, self.explainer)
+            )
             began = time.perf_counter()
             explained = self.explainer.explain(moment.seen, moment.reached, moment.tokens, really)
             seconds = time.perf_counter() - began

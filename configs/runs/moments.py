@@ -5,6 +5,8 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -17,13 +19,18 @@ from configs.runs.film import HEIGHT, WIDTH
 from configs.runs.recordings import as_recordings
 from envs.cameras import frame
 from policies.decisions.graph import Explainer
+from policies.planner_link.messages import ASKED, LARGEST, Question, unframed
+from policies.planner_link.service import observed
+from policies.text_encoder import WORDS
 from policies.training.episodes import Step, play
 from policies.training.rollouts import evaluated
 from sim.renderer import RenderingUnavailable
 from worldmodel.errors import UserError
 from worldmodel.mppi import Plan
 from worldmodel.observation import FrameHistory, Observation
-from worldmodel.senses import STATE_KEY, is_image
+from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image
+
+PATIENCE_S = 5.0  # for a running arm to answer
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,32 @@ def recorded_again(
             moments.append(Moment(now, seen, reached, plan, plan.tokens[:, 0], False, (), nothing, picture, done))
     with closing(evaluation.episodes(together=1)) as episodes:
         return moments, places.index(step), dict(episodes.env.metadata)
+
+
+def asked_now(evaluation: Evaluation, live: str) -> tuple[list[Moment], int, dict]:
+    """Plan anew at what a running arm last asked its planner; as `played_again` returns it. Raises UserError."""
+    agent, task = evaluation.agent(True), evaluation.loaded.task
+    planner = agent.planner
+    assert planner is not None
+    if agent.model.shared:
+        raise UserError("live=: not for tokens that are joined (model.token.joined)")
+    try:
+        with urlopen(f"{live.rstrip('/')}/{ASKED}", timeout=PATIENCE_S) as reply:
+            question = unframed(reply.read(LARGEST))
+    except HTTPError as error:
+        error.close()
+        raise UserError(f"live={live}: no run asks its planner there (yet)") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"live={live}: no run answers; the address that semagram-run viewer=web says") from error
+    if not isinstance(question, Question):
+        raise UserError(f"live={live}: no question to a planner")
+    told = WORDS.encode([task.instruction]) if LANGUAGE_KEY in agent.model.senses else torch.zeros(0)
+    seen = agent.recognised_in(observed(agent.model, question, told))
+    plan = planner.plan(seen, None, agent.generator, None, torch.zeros(1, 0))
+    picture = question.frames[0][-1] if question.frames else None
+    moment = Moment(question.frame, seen, torch.zeros(0), plan, plan.tokens[:, 0], False, (), torch.zeros(0), picture)
+    with closing(evaluation.episodes(together=1)) as episodes:
+        return [moment], 0, dict(episodes.env.metadata)
 
 
 def followed(evaluation: Evaluation, episode: int, moment: Moment, explainer: Explainer) -> Float[Tensor, "T D"] | None:

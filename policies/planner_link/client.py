@@ -22,7 +22,8 @@ class PlannerClient:
     """A connection to a planner over sockets that `reach` opens, reopened as often as necessary.
 
     A thread of its own does all that may take time. `say` is called with a line for each lost connection to be
-    reopened. `losses` counts them; `reason` is why the last exchange failed.
+    reopened. `losses` counts them; `reason` is why the last exchange failed; `asked`: the last question,
+    as it was sent.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class PlannerClient:
         self._number = 0  # of the last question
         self._pending: Future[Answer] | None = None  # its answer to be
         self._since: float | None = None  # when a question was asked, or then the connection lost, with no answer since
-        self.losses, self.reason = 0, ""
+        self.losses, self.reason, self.asked = 0, "", b""
 
     def connect(self) -> None:
         """Connect, and wait until the planner is ready. Raises Refused with its reason, WrongMessage or OSError."""
@@ -63,9 +64,9 @@ class PlannerClient:
         if self.waiting:
             return False
         given = fresh, state, tuple(frames), np.asarray(present, bool), *more
-        question = messages.encode(Question(self._number + 1, *given))
+        self.asked = messages.encode(Question(self._number + 1, *given))
         self._number += 1
-        self._pending = self._worker.submit(self._exchange, question)
+        self._pending = self._worker.submit(self._exchange, self.asked)
         self._since = time.monotonic() if self._since is None else self._since
         return True
 

@@ -23,6 +23,7 @@ MAGIC = b"SGMA"
 HEAD = struct.Struct(">4sI")
 LARGEST = 1 << 23  # maximum size of a body in bytes
 LONGEST_TEXT = 500
+ASKED = "asked"  # where a run's page has the last question, under its address
 CHUNK = 1 << 16
 VECTOR, MATRIX = ({"dtype": np.float32, "ndim": ndim} for ndim in (1, 2))  # how arrays are checked
 FRAMES, MASK = {"dtype": np.uint8, "ndim": 4}, {"dtype": np.bool_, "ndim": 1}
@@ -181,6 +182,13 @@ def decode(body: bytes) -> Message:
     if cls is Question:
         values["frames"] = tuple(values.pop(key) for key in _frames(values))
     return cls(**values)
+
+
+def unframed(data: bytes) -> Message:
+    """Return the message of a whole frame. Raises WrongMessage."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise WrongMessage("not a message")
+    return decode(data[HEAD.size :])
 
 
 def send(sock: socket.socket, message: Message) -> None:

@@ -19,6 +19,7 @@ from policies.planner_link import messages
 from policies.planner_link.messages import Answer, Begin, Question, Refusal, Refused, WrongMessage
 from policies.text_encoder import WORDS, Words
 from worldmodel.errors import UserError
+from worldmodel.model import WorldModel
 from worldmodel.mppi import PlanFault
 from worldmodel.observation import Observation
 from worldmodel.senses import LANGUAGE_KEY, STATE_KEY, is_image, stacked
@@ -73,7 +74,7 @@ class PlannerService:
             if watch is not None:
                 watch.ready(self.agent, question.episode != self._episode, question.fresh, question.reply)
                 self._episode = question.episode
-            decision = self.agent.decide(self._observation(question), deadline=deadline)
+            decision = self.agent.decide(observed(self.agent.model, question, self._sentence), deadline=deadline)
             if watch is not None:
                 notice = watch.decided(self.agent)
         except (UserError, PlanFault) as fault:
@@ -161,19 +162,24 @@ class PlannerService:
         except ValueError as error:
             raise Refused(str(error)) from error
 
-    def _observation(self, question: Question) -> Observation:
-        """Return what the robot observes, its frames stacked. Raises UserError for a wrong shape or a NaN."""
-        model, values, present = self.agent.model, {}, {}
-        if not len(question.frames) == len(question.present) == len(self._frames):
-            needed = ", ".join(map(str, self._frames.values())) or "none"
-            raise UserError(f"frames of {len(question.frames)} cameras; needed: {needed}")
-        if model.state_size:
-            values[STATE_KEY] = torch.from_numpy(question.state)[None]
-        for key, frames, there in zip(self._frames, question.frames, question.present, strict=True):
-            values[key], present[key] = torch.from_numpy(frames)[None], torch.tensor([bool(there)])
-        if LANGUAGE_KEY in model.senses:
-            values[LANGUAGE_KEY] = self._sentence
-        return Observation.of(stacked(model.senses, len(model.config.vision.frame_lags)), values, present)
+
+def observed(model: WorldModel, question: Question, sentence: Tensor) -> Observation:
+    """Return what a robot observes, its frames stacked, and a sentence (1, T), if the model takes one.
+
+    Raises UserError for a wrong shape or a NaN.
+    """
+    senses, values, present = stacked(model.senses, len(model.config.vision.frame_lags)), {}, {}
+    cameras = {key: shape for key, shape in senses.items() if is_image(key)}
+    if not len(question.frames) == len(question.present) == len(cameras):
+        needed = ", ".join(map(str, cameras.values())) or "none"
+        raise UserError(f"frames of {len(question.frames)} cameras; needed: {needed}")
+    if model.state_size:
+        values[STATE_KEY] = torch.from_numpy(question.state)[None]
+    for key, frames, there in zip(cameras, question.frames, question.present, strict=True):
+        values[key], present[key] = torch.from_numpy(frames)[None], torch.tensor([bool(there)])
+    if LANGUAGE_KEY in model.senses:
+        values[LANGUAGE_KEY] = sentence
+    return Observation.of(senses, values, present)
 
 
 @contextmanager
