@@ -14,7 +14,7 @@ from configs.page import inline, jpeg, page, short
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
 from configs.runs.film import motions, sentence
-from configs.runs.moments import Moment, asked_now, followed, played_again, recorded_again
+from configs.runs.moments import Moment, followed, last_asked, planned_anew, played_again, recorded_again
 from configs.schema import EvaluateConfig, WhyConfig
 from envs.arm import LAG
 from policies.agent import Agent
@@ -73,6 +73,7 @@ class Why:
         self.config, count = config, max(config.episodes, config.episode + 1)
         name = "why-live.html" if config.live else f"why-episode{config.episode}-step{config.step}.html"
         self.out = placed(Path(config.out or name))
+        self.question = last_asked(config.live) if config.live else None  # at once, as the arm goes on
         found = str(find_checkpoint(Path(config.run), "run"))
         keys = EvaluateConfig(
             threads=config.threads, compile="false", checkpoint=found, episodes=count, seed=config.seed
@@ -84,8 +85,8 @@ class Why:
         """Do it. Returns the last line."""
         config, usual = self.config, self.usual()
         where = config.episode, config.step, config.around
-        if config.live:
-            moments, asked, env = asked_now(self.evaluation, config.live)
+        if self.question:
+            moments, asked, env = planned_anew(self.evaluation, self.question)
         elif config.data:
             moments, asked, env = recorded_again(self.evaluation, config.data, *where)
         else:

@@ -137,13 +137,8 @@ def recorded_again(
         return moments, places.index(step), dict(episodes.env.metadata)
 
 
-def asked_now(evaluation: Evaluation, live: str) -> tuple[list[Moment], int, dict]:
-    """Plan anew at what a running arm last asked its planner; as `played_again` returns it. Raises UserError."""
-    agent, task = evaluation.agent(True), evaluation.loaded.task
-    planner = agent.planner
-    assert planner is not None
-    if agent.model.shared:
-        raise UserError("live=: not for tokens that are joined (model.token.joined)")
+def last_asked(live: str) -> Question:
+    """Return what a run last asked its planner, by its page's address. Raises UserError."""
     try:
         with urlopen(f"{live.rstrip('/')}/{ASKED}", timeout=PATIENCE_S) as reply:
             question = unframed(reply.read(LARGEST))
@@ -154,6 +149,16 @@ def asked_now(evaluation: Evaluation, live: str) -> tuple[list[Moment], int, dic
         raise UserError(f"live={live}: no run answers; the address that semagram-run viewer=web says") from error
     if not isinstance(question, Question):
         raise UserError(f"live={live}: no question to a planner")
+    return question
+
+
+def planned_anew(evaluation: Evaluation, question: Question) -> tuple[list[Moment], int, dict]:
+    """Plan anew what a running arm asked; as `played_again` returns it. Raises UserError for another's question."""
+    agent, task = evaluation.agent(True), evaluation.loaded.task
+    planner = agent.planner
+    assert planner is not None
+    if agent.model.shared:
+        raise UserError("live=: not for tokens that are joined (model.token.joined)")
     told = WORDS.encode([task.instruction]) if LANGUAGE_KEY in agent.model.senses else torch.zeros(0)
     seen = agent.recognised_in(observed(agent.model, question, told))
     plan = planner.plan(seen, None, agent.generator, None, torch.zeros(1, 0))
