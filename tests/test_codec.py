@@ -121,7 +121,7 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty" / "thesis.txt").write_text("mine")
     for name, kept in (("mine", "mine/config.json"), ("file", "file"), ("empty", "empty/thesis.txt"), (".", "file")):
-        with pytest.raises(FileExistsError, match="already there, and no codec; give a new folder"):
+        with pytest.raises(FileExistsError, match="already there; give a new folder"):
             codec.save(tmp_path / name)
         assert (tmp_path / kept).read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
@@ -262,7 +262,7 @@ def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
         (("draw", "plan=missing.json"), "plan=missing.json"),
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
-        (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
+        (("fit", "dataset=arm", "out=.."), "..: already there"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(tokens, capsys, tmp_path, words, names):

@@ -15,11 +15,12 @@ from safetensors import numpy as arrays_of
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.storage.folders import MANIFEST, FolderError, check_folder, write_folder
+from policies.storage.folders import MANIFEST, FolderError, check_folder, check_place, write_folder
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
+FILES = CONFIG, ARRAYS, MANIFEST
 KIND = "semagram-codec"
 FORMAT = 2  # increment it with every change of what the files contain; older formats cannot be read
 TAIL = 0.01  # share of the data beyond -1, and beyond 1
@@ -155,7 +156,7 @@ class Codec:
 
     def save(self, path: str | PathLike) -> None:
         """Write the codec as a folder, in the place of nothing or a codec; else raise FileExistsError, or OSError."""
-        check_place(Path(path))
+        check_place(Path(path), FILES)
         records = {"scaling": self.scaling, "spline": self.spline, "quantizer": self.packing.quantizer}
         arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}
         arrays["refines"] = self.packing.refines
@@ -191,13 +192,6 @@ class Codec:
             kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)}) for name, kind in RECORDS.items()
         )
         return cls(config, scaling, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
-
-
-def check_place(folder: Path) -> None:
-    """Raise FileExistsError if `folder` exists and is neither empty nor a codec's."""
-    codec_or_nothing = {CONFIG, ARRAYS, MANIFEST}, set[str]()
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} in codec_or_nothing):
-        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
 
 
 def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:
