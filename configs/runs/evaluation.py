@@ -11,9 +11,9 @@ import torch
 
 from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
-from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed, trained_with
+from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed, said, trained_with
 from configs.runs.parts import senses_of
-from configs.runs.report import Report, interval, recorded, rounded
+from configs.runs.report import Report, interval, rounded
 from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
 from envs.senses import LANGUAGE_NAME, Senses
@@ -161,8 +161,8 @@ class Evaluation:
             timed = {name: round(float(each), 3) for name, each in zip(timed, found, strict=True)}
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
-        update = recorded(path.parent.parent / "summary.json", "update_gflop")
-        trained = round(recorded(path / PROGRESS, "seconds") or 0, 1) or None
+        update = said(path.parent.parent / "summary.json").get("update_gflop")
+        trained = round(said(path / PROGRESS).get("seconds", 0.0), 1) or None
         return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(spec.env_steps / trained, 2),

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
-from configs.runs.report import recorded
+from configs.runs.loading import said
 from configs.schema import BenchConfig, EvaluateConfig
 from envs.settings import HARMLESS, FaultConfig, folder_name
 from policies.alarms import FILE, GAUGES, Alarms
@@ -65,7 +65,7 @@ class _Played:
         self.folder = folder / f"{folder_name(evaluation.loaded.task.label)}-{alarms.checkpoint[:8]}"
         path, self.tools = evaluation.loaded.path, evaluation.config.tools
         self.known, self.learned = dict[str, list](), list[str]()  # uses of tools; of which faults
-        self.task, self.seed = evaluation.loaded.task.label, recorded(path.parent.parent / "summary.json", "seed")
+        self.task, self.seed = evaluation.loaded.task.label, said(path.parent.parent / "summary.json").get("seed")
         self.length = evaluation.agent(True).curve.length
 
     def rows(self, faults: Sequence[FaultConfig], good: int, bad: int) -> list[dict]:
@@ -83,7 +83,7 @@ class _Played:
             )
         laddered = self.episodes(FaultConfig(), OURS, good)
         level = GOOD * float(np.mean([_end(each) for each in nominal["rewards"]]))
-        blank = {"task": self.task, "seed": self.seed and int(self.seed), "fault": NOMINAL, "at_step": 0, "monitor": ""}
+        blank: dict = {"task": self.task, "seed": self.seed, "fault": NOMINAL, "at_step": 0, "monitor": ""}
         blank |= {"episodes": good} | dict.fromkeys(JUDGED)
         for monitor in (NONE, OURS):
             played = nominal if monitor == NONE else laddered
