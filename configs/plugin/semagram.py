@@ -15,7 +15,6 @@ A run, and what came of it:
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from envs.settings import NAMES, TaskConfig
 from policies.guidance.chosen import Chosen
 from policies.noise import Noise
 from policies.settings import GuidanceKeys
+from policies.storage.folders import stamped
 from policies.training.episodes import observe
 from policies.training.rollouts import evaluated
 from worldmodel.errors import UserError
@@ -83,8 +83,7 @@ def evaluate(checkpoint: str | Path, folder: str | Path | None = None, **keys) -
     from configs.schema import EvaluateConfig
 
     config = _config("evaluate", EvaluateConfig, keys | {"checkpoint": str(checkpoint)})
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}"
-    return Evaluation.begin(config).run(Path(folder or Path("runs/evaluations", stamp)))
+    return Evaluation.begin(config).run(Path(folder or Path("runs/evaluations", stamped(os.getpid()))))
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:

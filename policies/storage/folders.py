@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -186,6 +187,11 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def stamped(rest: object) -> str:
+    """Return the name of a new folder: the time now, and `rest`."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{rest}"
 
 
 def forget_oldest(files: Iterable[Path], most_bytes: float, needed: Collection[Path] = ()) -> None:
