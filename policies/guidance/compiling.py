@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from policies.guidance.storage import Reading
@@ -258,7 +257,9 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
     yes, no = int(labels.sum()), int((~labels).sum())
     if not yes or not no:
         return None
-    return round(float((rankdata(scores)[labels].sum() - yes * (yes + 1) / 2) / (yes * no)), 4)
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return round(float((rank[labels].sum() - yes * (yes + 1) / 2) / (yes * no)), 4)
 
 
 def rewarding(function: Callable, memory: Memory, key: str) -> Head:
