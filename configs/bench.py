@@ -164,13 +164,13 @@ def tabulate(config: BenchConfig) -> dict:
     In a folder of runs it leaves their learning curves; there, or beside a CSV file, the return by arithmetic.
     """
     paths = [config.table] if isinstance(config.table, str) else config.table
-    folders = [Path(path) for path in paths if Path(path).is_dir()]
-    for folder in folders:
-        _check_alike([summary.parent for summary in results.summaries(folder)])
-    rows = table.chosen(paths)
-    for folder in folders:
-        runs = {summary.parent: results.run_of(summary.parent, "") for summary in results.summaries(folder)}
-        _draw(folder, {run: result.task for run, result in runs.items() if result})
+    found = [(path, results.read(path)) for path in paths]
+    folders = [(Path(path), runs) for path, runs in found if Path(path).is_dir()]
+    for _, runs in folders:
+        _check_alike([run for run, _ in runs])
+    rows = table.chosen(found)
+    for folder, runs in folders:
+        _draw(folder, {run: result.task for run, result in runs})
     names, agent = table.agents(rows), config.agent
     if agent not in names:
         if agent != BenchConfig.agent:

@@ -7,9 +7,10 @@ import numpy as np
 
 from configs.schema import TokensConfig
 from policies.codec import Codec, CodecConfig
-from policies.codec.codec import check_place, windows_of
+from policies.codec.codec import FILES, windows_of
 from policies.glyphs.ink import draw as draw_ink
 from policies.settings import CodecChoices
+from policies.storage.folders import check_place
 from policies.tokens.vocabulary import read_sentence, text
 from robot import datasets
 from worldmodel.errors import UserError
@@ -23,7 +24,7 @@ def tokens(config: TokensConfig, folder: Path) -> dict:
 def fit(config: TokensConfig, folder: Path) -> dict:
     """Fit a codec to all of a dataset and save it. Raises UserError if no episode is longer than a chunk."""
     out = Path(config.out) if config.out else folder / "codec"
-    check_place(out)  # before fitting, which takes minutes for a long dataset
+    check_place(out, FILES)  # before fitting, which takes minutes for a long dataset
     recording = datasets.read(Path(config.dataset))
     choice = settings(config, recording.rate_hz)
     if (longest := max(map(len, recording.episodes))) <= choice.length:

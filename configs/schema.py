@@ -27,15 +27,13 @@ class MachineConfig:
 
     device: str = "cpu"
     threads: int = ranged(1, low=1)
-    compile: str = "auto"
+    compile: str = one_of("auto", ("auto", "true", "false"))
     plugins: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_ranges("", self)
         if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?|auto", self.device):
             raise UserError(f"device={self.device}: one of cpu, cuda, auto; cuda:1 is the second of several")
-        if self.compile not in ("auto", "true", "false"):
-            raise UserError(f"compile={self.compile}: one of auto, true, false")
 
 
 @dataclass(frozen=True)

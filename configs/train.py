@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 from configs.arguments import explain, given, going_on, moved, named
@@ -12,6 +11,7 @@ from configs.machine import check_device, check_threads
 from configs.runs.tracking import Callback, check_installed
 from configs.schema import TrainConfig, check_camera_keys
 from policies.settings import GuidanceKeys
+from policies.storage.folders import stamped
 from worldmodel import registry
 from worldmodel.errors import OWN, UserError
 from worldmodel.strict import ConfigError, build
@@ -37,8 +37,8 @@ def train(arguments: Sequence[str], folder: str | Path | None = None, callback: 
         if keys["resume"] == AUTO:
             raise ConfigError("folder: with resume=auto, where the run is or will be, e.g. runs/mine")
         task = keys["task"]
-        stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-seed{keys['seed']}"
-        folder = Path("runs", run_name(task["name"], task["id"], task["names"], keys["data"]), stamp)
+        name = run_name(task["name"], task["id"], task["names"], keys["data"])
+        folder = Path("runs", name, stamped(f"seed{keys['seed']}"))
     registry.load(keys["plugins"])
     return begin(keys, Path(folder or keys["resume"]), named(arguments), callback)
 

@@ -38,10 +38,6 @@ KINDS = {
     HEAVIER: "each body is a tenth heavier, which does no harm",
     START: "joints start up to 0.3 m or rad elsewhere, which does no harm",
 }
-ARM_DEFAULTS = {
-    **{"control_hz": 30.0, "acceleration": ACCELERATION, "control": DELTA, "end_on_success": False, "state": FULL},
-    "start": REST,
-}
 
 
 def check_sentence(text: str, where: str) -> str:
@@ -57,14 +53,17 @@ def check_sentence(text: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class ArmSettings:
-    """The settings of a `TaskConfig` that apply to the arm only, all known."""
+    """The settings of a `TaskConfig` that apply to the arm only, all known, and their defaults."""
 
-    control_hz: float
-    acceleration: int
-    control: str
-    end_on_success: bool
-    state: str
-    start: str
+    control_hz: float = 30.0
+    acceleration: int = ACCELERATION
+    control: str = DELTA
+    end_on_success: bool = False
+    state: str = FULL
+    start: str = REST
+
+
+ARM_DEFAULTS = vars(ArmSettings())
 
 
 @dataclass(frozen=True)

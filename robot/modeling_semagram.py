@@ -22,7 +22,7 @@ from policies.text_encoder import WORDS, recognised
 from policies.tokens.curves import Curve
 from robot.configuration_semagram import SemagramConfig
 from sim.renderer import middle, shows
-from worldmodel.encoder import sense_dropout_mask, shift
+from worldmodel.encoder import sense_dropout_mask, shifted
 from worldmodel.errors import UserError
 from worldmodel.imitation import ImitationBatch, imitation_loss
 from worldmodel.model import WorldModel
@@ -170,7 +170,9 @@ class SemagramPolicy(PreTrainedPolicy):
         if (known := self.agent.sentences) is not None:  # as when acting
             words = recognised(observation.values[LANGUAGE_KEY], known)
             observation = observation.with_values({LANGUAGE_KEY: words})
-        observation = self._augmented(at_moments(observation, moments))
+        observation = at_moments(observation, moments)
+        if self.training:
+            observation = shifted(observation, config.shift, torch.default_generator)
         windows = ImitationBatch(
             seen=observation,
             keep=self._kept(observation),
@@ -180,16 +182,6 @@ class SemagramPolicy(PreTrainedPolicy):
         )
         total, parts = imitation_loss(self.model, windows, config.consistency)
         return total, {name: float(value) for name, value in parts.items()}
-
-    def _augmented(self, observation: Observation) -> Observation:
-        """In training mode, shift the frames at random; otherwise return `observation` unchanged."""
-        if not self.training:
-            return observation
-        moved, draw = {}, torch.default_generator
-        for key, frames in observation.values.items():
-            if is_image(key):
-                moved[key] = shift(frames.flatten(0, 1), self.config.shift, draw).view_as(frames)
-        return observation.with_values(moved)
 
     def _kept(self, observation: Observation) -> Float[Tensor, "B n"]:
         """Return 1 for each sense that is not hidden from a window (sense dropout, in training mode only), else 0."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.storage.folders import aside_of, put
+from policies.storage.folders import aside_of, forget_oldest, put
 from robot.datasets import ACTION, DatasetError, info_of, opened, quiet, steps_of
 from robot.recording import SCENE, SUCCESS, done, marks_of
 from sim.renderer import middle
@@ -118,7 +118,7 @@ def _frames(
         _decode(folder, {key: sizes[key] for key in missing}, count, missing)
     for path in paths.values():
         os.utime(path)
-    _forget(cache, set(paths.values()), cache_gb)
+    forget_oldest(cache.glob("*.npy"), cache_gb * 1e9, paths.values())
     seconds = time.perf_counter() - began if missing else 0.0
     return {key: np.load(path, mmap_mode="r") for key, path in paths.items()}, seconds
 
@@ -146,15 +146,3 @@ def _decode(folder: Path, sizes: Mapping[str, tuple[int, int]], count: int, path
         for key, file in files.items():
             file.flush()
             put(asides[key], paths[key])
-
-
-def _forget(cache: Path, needed: set[Path], cache_gb: float) -> None:
-    """Delete the files of other recordings that were not used for longest, until all take at most `cache_gb`."""
-    files = sorted(cache.glob("*.npy"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in files)
-    for path in files:
-        if total <= cache_gb * 1e9:
-            return
-        if path not in needed:
-            total -= path.stat().st_size
-            path.unlink()

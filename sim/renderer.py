@@ -177,15 +177,14 @@ class Canvas:
 _open: "weakref.WeakSet[Canvas]" = weakref.WeakSet()
 
 
-def _close_all() -> None:
-    for canvas in list(_open):
-        canvas.close()
-
-
 @functools.cache
 def _close_at_exit() -> None:
     """Register freeing all canvases at exit, after MuJoCo's own handler is registered and hence before it ends EGL."""
-    atexit.register(_close_all)
+
+    @atexit.register
+    def close_all() -> None:
+        for canvas in [*_open]:
+            canvas.close()
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ RUNS += [result("hopper-stand", seed, mean) for seed, mean in enumerate((10.0, 2
 def test_results_are_read_back_as_they_were_written(tmp_path):
     found = [result("a", 1, 1 / 3), result("b", 2, -5.0, policy_return_mean=None, parameters=None)]
     write(tmp_path / "rows.csv", found)
-    assert read(tmp_path / "rows.csv") == found
+    assert read(tmp_path / "rows.csv") == [(tmp_path / "rows.csv", each) for each in found]
 
 
 def test_a_run_counts_by_the_steps_asked_for(tmp_path):
@@ -50,7 +50,7 @@ def test_a_run_counts_by_the_steps_asked_for(tmp_path):
     (run / "config.yaml").write_text("steps: 500\n")
     assert run_of(run, "mine") is None and read(tmp_path / "mine") == []
     (run / "summary.json").write_text(json.dumps(asdict(result("x", 1, 5.0, env_steps=502)) | {"more": 1}))
-    assert read(tmp_path / "mine") == [result("x", 1, 5.0, "mine", 500)]
+    assert read(tmp_path / "mine") == [(run, result("x", 1, 5.0, "mine", 500))]
 
 
 @pytest.mark.parametrize("damage", [b'{"env_steps": 500}', b'{"env_', b"\xff", b"[]"])
@@ -279,9 +279,11 @@ def test_a_table_is_of_several_files_but_of_each_run_once_and_of_one_number_of_s
     short = saved("short.csv", result("walker-walk", 1, 100.0, env_steps=20_000))
     mixed = "semagram on walker-walk after 20000 and 100000 steps; keep the rows of one"
     twice = "twice semagram on walker-walk, seed 1, after 100000 steps"
-    for paths, why in (([saved("none.csv")], "no finished run"), ([ours, short], mixed), ([ours, theirs, ours], twice)):
+    for paths, why in (([saved("none.csv")], "no finished run"), ([ours, short], mixed)):
         with pytest.raises(UserError, match=f"^{re.escape(f'table={", ".join(paths)}: {why}')}$"):
             tabulate(BenchConfig(table=paths))
+    with pytest.raises(UserError, match=f"^{ours}, {ours}: {twice}$"):
+        tabulate(BenchConfig(table=[ours, theirs, ours]))
 
 
 def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_task_and_seed(tmp_path, command):
@@ -298,7 +300,7 @@ def test_a_folder_of_runs_is_a_column_only_if_they_have_the_same_settings_but_ta
         tabulate(BenchConfig(table=str(first)))
     code, out, _ = command("bench", f"table={tmp_path / 'mine'}")
     assert code == 0 and json.loads(out)["return_mean"] == {"hopper-stand": 5, "walker-walk": 5}
-    assert [each.task for each in read(tmp_path)] == ["hopper-stand", "walker-walk"]  # a folder above them
+    assert [each.task for _, each in read(tmp_path)] == ["hopper-stand", "walker-walk"]  # a folder above them
     evaluated = tmp_path / "mine" / "evaluated"  # neither it nor a link is a run of its own
     evaluated.mkdir()
     shutil.copy(first / "summary.json", evaluated)
@@ -329,7 +331,9 @@ def test_the_readme_shows_the_committed_results(tmp_path):
     """Fails when docs/results/dmc-100k.csv has changed and the README's table has not."""
     readme = tmp_path / "README.md"
     readme.write_text((HOME / "README.md").read_text())
-    stale = table.update_readme(readme, document(table.chosen([HOME / "docs" / "results" / "dmc-100k.csv"])))
+    stale = table.update_readme(
+        readme, document([each for _, each in read(HOME / "docs" / "results" / "dmc-100k.csv")])
+    )
     assert not stale, "run semagram-bench table=docs/results/dmc-100k.csv readme=README.md"
 
 

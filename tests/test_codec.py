@@ -121,7 +121,7 @@ def test_saving_takes_the_place_of_a_codec_or_of_nothing(codec, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "empty" / "thesis.txt").write_text("mine")
     for name, kept in (("mine", "mine/config.json"), ("file", "file"), ("empty", "empty/thesis.txt"), (".", "file")):
-        with pytest.raises(FileExistsError, match="already there, and no codec; give a new folder"):
+        with pytest.raises(FileExistsError, match="already there; give a new folder"):
             codec.save(tmp_path / name)
         assert (tmp_path / kept).read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "mine"]
@@ -201,13 +201,12 @@ def test_the_largest_gain_comes_first():
 
 @given(st.lists(st.floats(-4, 4), min_size=2, max_size=2), st.integers(0, 4))
 def test_reading_a_prefix_gives_the_node_that_writing_went_through(quantizer, numbers, n):
-    packing = BitPacking(quantizer, np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, -1, 1, -1]), 4, 3)
-    cells = packing.cells(np.array([numbers]))
-    ids = packing.pack(cells)
+    refines = np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, -1, 1, -1])
+    packing = BitPacking(quantizer, refines, 4, 3)
+    ids = packing.pack(np.array([numbers]))
     assert ids.shape == (1, 4) and (ids >= 0).all() and (ids < 8).all()
-    full, depths = packing.depths(4), packing.depths(n)
-    nodes = (2**full + cells[0]) >> (full - depths)
-    assert packing.unpack(ids[:, :n])[0].tolist() == quantizer.values[np.arange(2), nodes].tolist()
+    each = [(k, np.count_nonzero(refines[: 3 * n] == k), np.array([x])) for k, x in enumerate(numbers)]
+    assert packing.unpack(ids[:, :n])[0].tolist() == [quantizer.rounded(*given)[0] for given in each]
 
 
 # semagram-tokens: each verb ends with one JSON line, a mistake with one line.
@@ -262,7 +261,7 @@ def test_a_file_draws_what_its_sentence_draws(tokens, tmp_path):
         (("draw", "plan=missing.json"), "plan=missing.json"),
         (("fit", "dataset=arm", "seconds=0.01"), "seconds=0.01"),
         (("fit", "dataset=arm", "seconds=60"), "seconds=60"),
-        (("fit", "dataset=arm", "out=.."), "..: already there, and no codec"),
+        (("fit", "dataset=arm", "out=.."), "..: already there"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key_and_nothing_is_written(tokens, capsys, tmp_path, words, names):

@@ -188,7 +188,8 @@ def test_films_of_the_best_median_and_worst_episode_repeat_them_to_the_bit(run, 
 def test_a_film_says_what_the_episodes_say(task):
     spec = types.SimpleNamespace(senses={STATE_KEY: (24,), LANGUAGE_KEY: (256,)})
     config = EvaluateConfig(checkpoint="run", drop_senses=("state",), drop_at_step=1, instruction="stay up")
-    env = Evaluation(config, None, Loaded(None, task, spec, None), None).filmed()
+    episodes = Evaluation(config, None, Loaded(None, task, spec, None), None).episodes(render=True, together=1)
+    (env,) = episodes.env.envs
     (seed,) = [seed for seed in range(9) if env.reset(seed=seed)[1].get("task", "walker-run") == "walker-run"][:1]
     observation, _ = env.reset(seed=seed)
     env.close()

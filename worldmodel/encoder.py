@@ -17,6 +17,7 @@ from worldmodel import registry
 from worldmodel import senses as naming
 from worldmodel.errors import UserError
 from worldmodel.layers import NormedLinear
+from worldmodel.observation import Observation
 from worldmodel.senses import Shapes
 from worldmodel.settings import ModelConfig, VisionConfig
 
@@ -150,6 +151,13 @@ def shift(frames: UInt8[Tensor, "N F H W C"], pixels: int, generator: torch.Gene
     windows = sliding_window_view(lines, width * channels, 2)[:, :, ::channels].transpose(0, 2, 1, 3)  # no copy
     moved = torch.from_numpy(windows[np.arange(count), right.numpy()])
     return moved.view(count, stack, height, width, channels)
+
+
+def shifted(observation: Observation, pixels: int, generator: torch.Generator) -> Observation:
+    """Shift the frame stacks (M, B, F, H, W, C) of each camera, each stack by its own offset; see `shift`."""
+    stacks = {key: value for key, value in observation.values.items() if naming.is_image(key)}
+    moved = {key: shift(value.flatten(0, 1), pixels, generator).view_as(value) for key, value in stacks.items()}
+    return observation.with_values(moved)
 
 
 MOTION = 16  # difference between two frames, of 255, that is scaled to 1

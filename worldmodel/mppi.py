@@ -215,21 +215,14 @@ def fit(
     elites = candidates.gather(2, index)
     # Replace these plans: a weight of 0 does not suffice, since 0 * nan is nan.
     elites = torch.where(finite[None, :, :, None], elites, elites[:, :, :1])
-    unit = config.temperature * (_deviation(best).square() + config.return_scale_floor**2).sqrt()
+    known = torch.where(finite, best, torch.nan)
+    deviation = (known - known.nanmean(-1, keepdim=True)).square().nanmean(-1, keepdim=True).sqrt()
+    unit = config.temperature * (deviation.square() + config.return_scale_floor**2).sqrt()
     weights = torch.softmax((best - best[:, :1]) / unit, -1)  # nan if none is finite, which `mppi` reports
     mean = torch.einsum("be,tbep->tbp", weights, elites)
     deviations = weights.sqrt()[None, :, :, None] * (elites - mean.unsqueeze(2))
     std = deviations.square().sum(2).sqrt().clamp(config.min_std, config.std)
     return Plan(mean, std, returns, weights, elites, root, scores=scores)
-
-
-def _deviation(scores: Float[Tensor, "B E"]) -> Float[Tensor, "B 1"]:
-    """Return the standard deviation of the finite scores; NaN where none is finite."""
-    finite = torch.isfinite(scores)
-    known = torch.where(finite, scores, 0.0)
-    count = finite.sum(-1, keepdim=True)
-    middle = known.sum(-1, keepdim=True) / count
-    return (torch.where(finite, known - middle, 0.0).square().sum(-1, keepdim=True) / count).sqrt()
 
 
 PASSES = 4

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from worldmodel import registry
 from worldmodel.errors import UserError
-from worldmodel.strict import check, check_ranges, ranged
+from worldmodel.strict import check, check_ranges, one_of, ranged
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class ModelConfig:
     width: int = ranged(256, low=1, high=2**14)
     bins: int = ranged(101, low=3, high=2**10)
     value_heads: int = ranged(2, low=1, high=64)
-    precision: str = "auto"
+    precision: str = one_of("auto", ("auto", "bf16", "fp32"))
     encoder: str = "default"
     poses: tuple[int, ...] = ()
     token: TokenConfig = field(default_factory=TokenConfig)
@@ -79,8 +79,6 @@ class ModelConfig:
             raise UserError(f"model.poses={list(self.poses)}: where in the state two or more poses begin, or none")
         if self.latent % self.group:
             raise UserError(f"model.latent={self.latent}: a multiple of model.group={self.group}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise UserError(f"model.precision={self.precision}: one of auto, bf16, fp32")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from policies.guidance.judge import Judge
 from policies.guidance.storage import read_spec as guidance_spec
 from policies.planner_link.messages import LARGEST
 from policies.storage.checkpoint import AgentSpec, find_checkpoint, read_spec
+from policies.storage.folders import stamped
 from policies.tools import Asker
 from policies.training.rollouts import evaluation_seeds
 from robot.arms import configured, connect, gated
@@ -170,7 +170,7 @@ class RunSession:
         with contextlib.ExitStack() as stack:
             show = self._view()
             stack.callback(show.close)
-            trace = f"runs/traces/{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}" if config.trace else ""
+            trace = f"runs/traces/{stamped(os.getpid())}" if config.trace else ""
             asker = Asker(config.ask_timeout_s, show.say) if config.ask or config.ladder else None
             show.asker = asker
             follower, inner = self.follower(stack, show.say, trace, asker)

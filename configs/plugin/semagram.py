@@ -14,7 +14,7 @@ A run, and what came of it:
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,15 @@ from configs.arguments import quoted
 from configs.runs import film as films
 from configs.runs.loading import Loaded, load_agent
 from configs.runs.tracking import Callback
-from envs.make import make
+from envs.make import make, make_vector
 from envs.senses import Senses
 from envs.settings import NAMES, TaskConfig
 from policies.guidance.chosen import Chosen
 from policies.noise import Noise
 from policies.settings import GuidanceKeys
+from policies.storage.folders import stamped
 from policies.training.episodes import observe
+from policies.training.rollouts import evaluated
 from worldmodel.errors import UserError
 from worldmodel.losses import LossInputs
 from worldmodel.mppi import Plan, fit, mppi, rollout
@@ -81,8 +83,7 @@ def evaluate(checkpoint: str | Path, folder: str | Path | None = None, **keys) -
     from configs.schema import EvaluateConfig
 
     config = _config("evaluate", EvaluateConfig, keys | {"checkpoint": str(checkpoint)})
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}"
-    return Evaluation.begin(config).run(Path(folder or Path("runs/evaluations", stamp)))
+    return Evaluation.begin(config).run(Path(folder or Path("runs/evaluations", stamped(os.getpid()))))
 
 
 def guide(checkpoint: str | Path, folder: str | Path, **keys) -> dict:
@@ -196,9 +197,10 @@ def film(agent: Agent, path: str | Path = "rollout.mp4", seed: int = 0) -> bool:
     _check_seed("film", seed)
     if Path(path).suffix not in (".mp4", films.GIF) or not Path(path).parent.is_dir():
         raise UserError(f"film: {path}: a file ending in .mp4 or {films.GIF}, in a folder that is there")
-    env = make(agent.task, True, senses=Senses.of(agent.model.senses))
     agent.reset()
-    return films.film(Path(path), env, agent.task, agent.loaded.agent, seed)
+    acting = agent.loaded.agent
+    with closing(make_vector(agent.task, 1, render=True, senses=Senses.of(agent.model.senses))) as env:
+        return films.film(Path(path), evaluated(env, acting, seed, stream=2), agent.task, acting)
 
 
 def _check_seed(where: str, seed: object) -> None:

@@ -1,8 +1,7 @@
 """The episodes of an evaluation, played a few at a time, and the time that a decision takes."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from gymnasium import Env
@@ -14,8 +13,9 @@ from envs.make import ENDLESS, make_vector
 from envs.senses import Senses
 from envs.settings import TaskConfig
 from policies.agent import Agent
-from policies.training.episodes import Episodes, episode_seed, play
-from policies.training.rollouts import Rollout, joined, rollout
+from policies.alarms import Watch
+from policies.training.episodes import play
+from policies.training.rollouts import Rollout, evaluated, joined, rollout
 from worldmodel.observation import Observation
 
 TOGETHER = 10  # the most environments stepped at once; one of the arm's takes 70 to 90 MB
@@ -43,12 +43,19 @@ class EvaluationEpisodes:
         """The most steps of the vector environment that all batches can take."""
         return self.limit * -(-self.count // self.env.num_envs)
 
-    def play(self, agent: Agent, seed: int, **how: Any) -> Rollout:
-        """Play all episodes; `how`: `tick`, `named` and `watch`, as of `rollout`."""
+    def play(
+        self,
+        agent: Agent,
+        seed: int,
+        tick: Callable[[], None] | None = None,
+        named: Sequence[str] = (),
+        watch: Watch | None = None,
+    ) -> Rollout:
+        """Play all episodes; `tick`, `named` and `watch`: as of `rollout`."""
         played, self.states = [], []
         for first in range(0, self.count, self.env.num_envs):
             self.states.append(agent.generator.get_state())
-            played.append(rollout(self.batch(first), agent, seed, self.limit, first=first, **how))
+            played.append(rollout(self.batch(first), agent, seed, self.limit, tick, first, named, watch))
         return joined(played)
 
     def batch(self, first: int) -> SyncVectorEnv:
@@ -88,8 +95,7 @@ def measure(task: TaskConfig, senses: Senses, agent: Agent, decisions: int = 100
         return action
 
     try:
-        episodes = Episodes(env, agent.model.senses, lambda i, number: episode_seed(0, 2, i, number - 1))
-        play(episodes, agent, most * agent.most, lambda step: len(times) == most, act=timed)
+        play(evaluated(env, agent, 0, stream=2), agent, most * agent.most, lambda step: len(times) == most, act=timed)
     finally:
         env.close()
     return 1000 * np.array(times[WARM_UP:])

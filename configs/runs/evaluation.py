@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gymnasium import Env
 
 from configs.reporting import progress_bar, say
 from configs.runs.episodes import EvaluationEpisodes, measure, side_by_side
-from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed, trained_with
+from configs.runs.loading import Loaded, Machine, load_agent, prepare, renamed, said, trained_with
 from configs.runs.parts import senses_of
-from configs.runs.report import Report, interval, recorded, rounded
+from configs.runs.report import Report, interval, rounded
 from configs.runs.run_folder import write_summary
 from configs.schema import EvaluateConfig
-from envs.make import make
 from envs.senses import LANGUAGE_NAME, Senses
 from envs.vector import watched
 from policies.agent import Agent
@@ -163,8 +161,8 @@ class Evaluation:
             timed = {name: round(float(each), 3) for name, each in zip(timed, found, strict=True)}
         imagined = agent.totals.model_calls_per_decision
         plan = plan_gflop(model, spec.model.token.discount(spec.discount), self.planner, imagined)
-        update = recorded(path.parent.parent / "summary.json", "update_gflop")
-        trained = round(recorded(path / PROGRESS, "seconds") or 0, 1) or None
+        update = said(path.parent.parent / "summary.json").get("update_gflop")
+        trained = round(said(path / PROGRESS).get("seconds", 0.0), 1) or None
         return {
             "train_seconds": trained,
             "env_steps_per_second": trained and round(spec.env_steps / trained, 2),
@@ -215,14 +213,15 @@ class Evaluation:
         """Write the video or, of the episodes asked for, one each, if wanted; `states`: `EvaluationEpisodes.states`."""
         if not self.config.video:
             return
-        from configs.runs.film import film, film_one
+        from configs.runs.film import film
 
         task, memories, seed = self.loaded.task, self.memories if self.senses.cameras else None, self.config.seed
         if not self.config.video_episodes:
             agent = self.agent(True)
             watch = self.watch(alarms) if self.config.ladder else None
-            how = {"memories": memories, "report": self.report, "watch": watch}
-            film(folder / "rollout.mp4", self.filmed(), task, agent, seed, **how)
+            with closing(self.episodes(render=True, together=1)) as episodes:
+                running = evaluated(episodes.env, agent, seed, stream=2)
+                film(folder / "rollout.mp4", running, task, agent, memories, report=self.report, watch=watch)
             return
         order = np.argsort(returns, kind="stable").tolist()
         number_of = {"best": order[-1], "median": order[(len(order) - 1) // 2], "worst": order[0]}
@@ -236,7 +235,7 @@ class Evaluation:
                 agent.generator.set_state(states[batch])
                 running = evaluated(episodes.batch(number - of), agent, seed, number - of)
                 more = {"of": of, "report": self.report, "watch": self.watch(alarms) if self.config.ladder else None}
-                film_one(place / "rollout.mp4", running, task, agent, memories, **more)
+                film(place / "rollout.mp4", running, task, agent, memories, **more)
 
     def agent(self, planned: bool, compiled: bool = False) -> Agent:
         """Make an agent that acts as in the evaluation."""
@@ -253,7 +252,9 @@ class Evaluation:
         settings["fault"] = self.config.fault
         count = self.config.calibrate or self.config.episodes
         episodes = EvaluationEpisodes(self.loaded.task, count, together, **settings)
-        self._instruct(episodes.env.envs)
+        for env in episodes.env.envs if self.config.instruction else ():
+            for part in getattr(env, "parts", {"": env}).values():
+                part.set_wrapper_attr("instruction", self.config.instruction)
         return episodes
 
     def _episodes(self, folder: Path, watch: Watch | None) -> tuple[Rollout, Rollout, Agent, list[torch.Tensor]]:
@@ -295,19 +296,6 @@ class Evaluation:
     def _drop(self) -> dict[str, int]:
         """The control step from which each of the senses in `drop_senses` is missing."""
         return dict.fromkeys(self.config.drop_senses, self.config.drop_at_step)
-
-    def filmed(self) -> Env:
-        """Make an environment for the video: like those of the episodes, but with rendering."""
-        settings = self.config.randomise, self.senses, self._drop
-        env = make(self.loaded.task, True, *settings, fault=self.config.fault)
-        self._instruct([env])
-        return env
-
-    def _instruct(self, envs: Sequence[Env]) -> None:
-        """Replace the environments' instructions if the settings say so."""
-        for env in envs if self.config.instruction else ():
-            for part in getattr(env, "parts", {"": env}).values():
-                part.set_wrapper_attr("instruction", self.config.instruction)
 
     def _check_spaces(self, env) -> None:
         """Raise FolderError if the observations or actions of `env` differ in shape from the checkpoint's."""

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import imageio.v2 as imageio
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -23,7 +20,7 @@ from configs.runs.parts import Parts
 from configs.runs.report import NOTHING, Report
 from configs.runs.run_folder import RunFolder
 from envs.cameras import frame
-from envs.make import ENDLESS, make
+from envs.make import ENDLESS, make_vector
 from envs.settings import TaskConfig
 from policies.agent import Agent
 from policies.alarms import Watch
@@ -35,7 +32,8 @@ from policies.nearest_frames import NearestFrames, imagined
 from policies.storage.folders import replace_file
 from policies.tokens.curves import Curve
 from policies.tokens.vocabulary import Move, plan_bytes
-from policies.training.episodes import Episodes, Step, episode_seed, play
+from policies.training.episodes import Episodes, Step, play
+from policies.training.rollouts import evaluated
 from sim.renderer import RenderingUnavailable
 from sim.so101.tasks import ABSOLUTE
 from worldmodel import senses as naming
@@ -60,22 +58,14 @@ def leave(parts: Parts, folder: RunFolder, report: Report, heed: Callable[[], No
     if config.video:
         heed()
         agent, replay = parts.evaluator(True, 0), parts.trainer.replay
-        env = make(config.task, render=True, variation=config.randomise, senses=config.perceived)
         memories = NearestFrames.of(replay, agent.model) if config.perceived.cameras else None
-        film(folder.path / "rollout.mp4", env, config.task, agent, memories=memories, tick=heed, report=report)
+        more: dict = {"variation": config.randomise, "senses": config.perceived}
+        with closing(make_vector(config.task, 1, render=True, **more)) as env:
+            episodes, path = evaluated(env, agent, 0, stream=2), folder.path / "rollout.mp4"
+            film(path, episodes, config.task, agent, memories, heed, report=report)
 
 
-def film(path: Path, env: gymnasium.Env, task: TaskConfig, agent: Agent, seed: int = 0, **how: Any) -> bool:
-    """Write one episode of `env` to `path` and close `env`; `how`: `memories`, `tick`, ... as of `film_one`."""
-    try:
-        vector = SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
-        episodes = Episodes(vector, agent.model.senses, lambda i, number: episode_seed(seed, 2, i, number - 1))
-        return film_one(path, episodes, task, agent, **how)
-    finally:
-        env.close()
-
-
-def film_one(
+def film(
     path: Path,
     episodes: Episodes,
     task: TaskConfig,

@@ -25,7 +25,7 @@ from envs.make import make
 from policies.guidance import compiling, storage, wishes
 from policies.guidance.compiling import Memory
 from policies.storage import checkpoint as checkpoints
-from policies.storage.folders import FolderError
+from policies.storage.folders import FolderError, check_place
 from worldmodel.errors import UserError, in_one_line
 from worldmodel.guidance import Guidance, Head
 from worldmodel.guidance_fit import fit
@@ -103,7 +103,7 @@ def guide(config: GuideConfig, folder: Path) -> dict:
     path = checkpoints.find_checkpoint(Path(config.checkpoint))
     run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     out = Path(config.out) if config.out else run / "guidance" / folder.name
-    storage.check_place(out)  # before the fit
+    check_place(out)  # before the fit
     known, begun = Known.of(config), time.perf_counter()
     vias = passed(config.via, known) if config.via else ()
     way = next((way for way in WAYS if getattr(config, way)), "via")

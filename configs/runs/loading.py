@@ -139,25 +139,26 @@ def naming_plugins(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if missing := _plugins_missing(path):
+        plugins = trained_with(path).get("plugins")
+        given = plugins if isinstance(plugins, list) else []
+        if missing := [each for each in given if registry.place(each) not in registry.loaded]:
             raise FolderError(f"{error}; it was trained with plugins=[{','.join(missing)}]") from error
         raise
 
 
-def _plugins_missing(path: Path) -> list[str]:
-    """Return the plugins that a checkpoint was trained with and that are not imported; none where it does not say."""
+def said(file: Path) -> dict:
+    """Return what training wrote to a JSON file, unchecked; nothing where it does not say."""
     try:
-        return [each for each in trained_with(path)["plugins"] if registry.place(each) not in registry.loaded]
-    except (ValueError, KeyError, TypeError):
-        return []
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def trained_with(path: Path) -> dict:
     """Return the config that a checkpoint was trained with, unchecked; none where it does not say."""
-    try:
-        return json.loads((path / PROGRESS).read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    found = said(path / PROGRESS).get("config")
+    return found if isinstance(found, dict) else {}
 
 
 def renamed(task: TaskConfig, name: str) -> TaskConfig:

@@ -20,7 +20,7 @@ class OfflineTraining(Training):
         model = self.parts.trainer.learner.model
         return HeldOut.of(self.parts.recordings, model, self.config.task.arm.control_hz)
 
-    def _look(self, when: str) -> dict[str, float | None]:
+    def _evaluate(self, when: str) -> None:  # type: ignore[override]
         """Measure and log what the averaged weights make of the episodes held out."""
         trainer = self.parts.trainer
         assert isinstance(trainer, OfflineTrainer)
@@ -31,17 +31,13 @@ class OfflineTraining(Training):
         error, auc = (found[name] for name in RECORDED)
         foretold = "" if auc is None else f", value foretells success {auc:.2f}"
         say(f"{when}: held-out action error {error:.4f}{foretold}")
-        return found
-
-    def _evaluate(self, when: str) -> None:  # type: ignore[override]
-        self._look(when)
 
     def _finish(self) -> dict:
         from worldmodel.flops import update_gflop
 
         learner = self.parts.trainer.learner
         self._save()  # before the last look, as in simulation
-        self._look("at the end")
+        self._evaluate("at the end")
         result = self._summarise(
             update_gflop(learner), data=list(self.config.data), token=asdict(self.config.model.token)
         )

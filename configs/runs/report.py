@@ -1,9 +1,7 @@
 """What an evaluation reports of named quantities: their values, and how well a guidance is fulfilled by them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -73,14 +71,6 @@ class Report:
 
 
 NOTHING = Report()
-
-
-def recorded(path: Path, name: str) -> float | None:
-    """Return the number `name` that training wrote to a JSON file, or None if it is not there."""
-    try:
-        return float(json.loads(path.read_text())[name])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def interval(played: Rollout) -> list[float] | None:

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from configs.reporting import say
 from configs.runs.evaluation import Evaluation
-from configs.runs.report import recorded
+from configs.runs.loading import said
 from configs.schema import BenchConfig, EvaluateConfig
 from envs.settings import HARMLESS, FaultConfig, folder_name
 from policies.alarms import FILE, GAUGES, Alarms
@@ -30,8 +30,7 @@ LEARN_SEED, LEARNED = 14, 20
 """Where the ladder has tools, it first plays so many episodes of each fault, of that seed, to know what they bring."""
 GOOD = 0.8  # share of a good episode's reward that counts as good as one
 LAST = 0.1  # share of an episode at its end by which it is judged
-NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
-MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
+MONITORS = NONE, CONSTANT, ORACLE, OURS = "none", "constant", "oracle", "ours"
 NOMINAL = "nominal"
 JUDGED = "auroc", "detected", "false_alarms", "delay_decisions", "success", "wasted"
 
@@ -66,7 +65,7 @@ class _Played:
         self.folder = folder / f"{folder_name(evaluation.loaded.task.label)}-{alarms.checkpoint[:8]}"
         path, self.tools = evaluation.loaded.path, evaluation.config.tools
         self.known, self.learned = dict[str, list](), list[str]()  # uses of tools; of which faults
-        self.task, self.seed = evaluation.loaded.task.label, recorded(path.parent.parent / "summary.json", "seed")
+        self.task, self.seed = evaluation.loaded.task.label, said(path.parent.parent / "summary.json").get("seed")
         self.length = evaluation.agent(True).curve.length
 
     def rows(self, faults: Sequence[FaultConfig], good: int, bad: int) -> list[dict]:
@@ -84,7 +83,7 @@ class _Played:
             )
         laddered = self.episodes(FaultConfig(), OURS, good)
         level = GOOD * float(np.mean([_end(each) for each in nominal["rewards"]]))
-        blank = {"task": self.task, "seed": self.seed and int(self.seed), "fault": NOMINAL, "at_step": 0, "monitor": ""}
+        blank: dict = {"task": self.task, "seed": self.seed, "fault": NOMINAL, "at_step": 0, "monitor": ""}
         blank |= {"episodes": good} | dict.fromkeys(JUDGED)
         for monitor in (NONE, OURS):
             played = nominal if monitor == NONE else laddered
@@ -99,9 +98,9 @@ class _Played:
             for monitor in (NONE, OURS) if harmless else MONITORS:
                 first, early = self.firsts(monitor, plain, at), self.firsts(monitor, nominal, at)
                 found = np.isfinite(first) & (first >= at)
-                acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, oracle)
+                acted = {NONE: plain, OURS: mended}.get(monitor, oracle)
                 outcome = self.judged(acted, level, fault.at_step)
-                if monitor in (CONSTANT, RANDOM):  # not played: as by the oracle where they alarm
+                if monitor == CONSTANT:  # not played: as by the oracle where it alarms
                     pairs = zip(outcome, self.judged(plain, level, fault.at_step), strict=True)
                     outcome = [np.where(found, *pair) for pair in pairs]
                 delay = float((first - at)[found].mean()) if found.any() else None
@@ -165,15 +164,8 @@ class _Played:
 
     def firsts(self, monitor: str, played: dict, at: int) -> Float[np.ndarray, " N"]:
         """Return the decision of each episode at which a monitor first alarms, or infinity."""
-        count = len(played["gauges"])
-        if monitor in (NONE, ELAPSED):  # episodes last equally long, so none lasts longer than good ones
-            return np.full(count, np.inf)
-        if monitor == ORACLE:
-            return np.full(count, float(at))
-        if monitor == RANDOM:
-            drawn = np.random.default_rng(0)
-            when = drawn.integers(0, len(played["gauges"][0]), count).astype(float)
-            return np.where(drawn.random(count) < self.alarms.rate, when, np.inf)
+        if monitor in (NONE, ORACLE):
+            return np.full(len(played["gauges"]), float(at) if monitor == ORACLE else np.inf)
         over = [self.near(monitor, each) > 1 for each in played["gauges"]]
         return np.array([float(each.argmax()) if each.any() else np.inf for each in over])
 
@@ -183,16 +175,15 @@ class _Played:
         for name, column in zip(GAUGES, values.T, strict=True):
             band = self.alarms.bands[name]
             if monitor == CONSTANT:  # the least threshold that no part of the band is above
-                most = max(m + band.threshold * w for m, w in zip(band.mean, band.width, strict=True))
-                found.append(1 + (column - most) / (band.threshold * max(band.width)))
-            else:
-                found.append(band.excess(column) / band.threshold)
+                ends, wide = np.array(band.mean) + band.threshold * np.array(band.width), max(band.width)
+                band = replace(band, mean=(float(ends.max()) - band.threshold * wide,), width=(wide,))
+            found.append(band.excess(column) / band.threshold)
         return np.nan_to_num(np.max(found, 0), nan=-math.inf)
 
     def auroc(self, monitor: str, bad: dict, good: dict) -> float | None:
         """Return how well a monitor's largest value in an episode tells bad episodes from good ones."""
-        if monitor not in (CONSTANT, OURS):
-            return {ELAPSED: 0.5, RANDOM: 0.5, ORACLE: 1.0}.get(monitor)
+        if monitor in (NONE, ORACLE):
+            return 1.0 if monitor == ORACLE else None
         scores = [float(self.near(monitor, each).max()) for played in (bad, good) for each in played["gauges"]]
         return auc(np.array(scores), np.arange(len(scores)) < len(bad["gauges"]))
 

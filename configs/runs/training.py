@@ -255,9 +255,8 @@ class Training:
         agent = self.parts.evaluator(True, seed, timed and self.parts.machine.compiled)
         folder = self.folder.path / TRACE / f"{now:09d}" if config.trace else None
         with self._timed("evaluating"), traced(agent, folder, {"task": self.config.task.label, "env_steps": now}):
-            how = {"tick": self._heed, "named": self.report.names}
-            planned = self.episodes.play(agent, seed, **how)
-            alone = self.episodes.play(self.parts.evaluator(False, seed), seed, **how)
+            names, policy = self.report.names, self.parts.evaluator(False, seed)
+            planned, alone = (self.episodes.play(each, seed, self._heed, names) for each in (agent, policy))
         fulfilled = self.report.fulfilled(planned, alone)
         self._log(**{name: fulfilled.get(name) for name in GUIDED}, **columns(planned, alone))
         self.evaluated, wanted = now, config.stop_at_return

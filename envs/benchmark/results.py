@@ -67,23 +67,20 @@ class Result:
 COLUMNS = tuple(field.name for field in fields(Result))
 
 
-def read(path: Path | str) -> list[Result]:
-    """Read a folder of runs or of such folders, named as the agent, or a CSV file. Raises ResultsError, OSError."""
+def read(path: Path | str) -> list[tuple[Path, Result]]:
+    """Read a CSV file, or the finished runs in a folder named as the agent or, if it has none, one folder deeper.
+
+    Each result with where it is from, the file or the run's folder; links are left out. Raises ResultsError, OSError.
+    """
     path = Path(path)
-    if path.is_dir():
-        found = (run_of(summary.parent, path.resolve().name) for summary in summaries(path))
-        return [result for result in found if result is not None]
-    return [_parsed(path, number, row) for number, row in enumerate(_csv(path, COLUMNS), start=2)]
-
-
-def summaries(path: Path) -> list[Path]:
-    """Return the summaries of the runs in a folder or, if it has none, one folder deeper; not by links to them."""
-
-    def runs(pattern: str) -> list[Path]:
+    if not path.is_dir():
+        return [(path, _parsed(path, number, row)) for number, row in enumerate(_csv(path, COLUMNS), start=2)]
+    for pattern in ("*/summary.json", "*/*/summary.json"):
         there = [each.parent for each in sorted(path.glob(pattern)) if not each.parent.is_symlink()]
-        return [each / "summary.json" for each in there if (each / "config.yaml").exists()]
-
-    return runs("*/summary.json") or runs("*/*/summary.json")
+        found = {run: run_of(run, path.resolve().name) for run in there if (run / "config.yaml").exists()}
+        if runs := [(run, result) for run, result in found.items() if result is not None]:
+            return runs
+    return []
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from envs.benchmark.results import BEST_AT, COSTS, Result, best, others, published, read, run_of, scale, summaries
+from envs.benchmark.results import BEST_AT, COSTS, Result, best, others, published, scale
 from policies.storage.folders import replace_file
 from worldmodel.errors import UserError
 
@@ -64,27 +64,22 @@ def _interval(strata: Sequence, statistic: Callable[[ndarray], ndarray], seed: i
     return Interval(estimate, float(low), float(high))
 
 
-def chosen(paths: Sequence[str | Path]) -> list[Result]:
-    """Read results for a table. Raises UserError for none, one run twice or mixed steps; ResultsError, OSError."""
-    results, where = [result for path in paths for result in read(path)], f"table={', '.join(map(str, paths))}"
-    if not results:
-        run = any((Path(path) / "summary.json").exists() for path in paths)
+def chosen(found: Sequence[tuple[str, Sequence[tuple[Path, Result]]]]) -> list[Result]:
+    """Return what was `read` of each path, for a table. Raises UserError for none, one run twice or mixed steps."""
+    pairs, where = [pair for _, each in found for pair in each], f"table={', '.join(path for path, _ in found)}"
+    if not pairs:
+        run = any((Path(path) / "summary.json").exists() for path, _ in found)
         raise UserError(f"{where}: {'a run; a folder of runs makes a table' if run else 'no finished run'}")
     lengths: dict[tuple, int] = {}
-    runs = Counter((r.agent, r.task, r.seed, r.env_steps) for r in results)
-    for (agent, task, seed, steps), count in sorted(runs.items()):
-        if count > 1:
-            same = [each for path in paths for each in _at(path, task, seed)] or [where]
-            raise UserError(f"{', '.join(same)}: twice {agent} on {task}, seed {seed}, after {steps} steps")
+    places: dict[tuple, list[Path]] = {}
+    for place, r in pairs:
+        places.setdefault((r.agent, r.task, r.seed, r.env_steps), []).append(place)
+    for (agent, task, seed, steps), same in sorted(places.items()):
+        if len(same) > 1:
+            raise UserError(f"{', '.join(map(str, same))}: twice {agent} on {task}, seed {seed}, after {steps} steps")
         if (other := lengths.setdefault((agent, task), steps)) != steps:
             raise UserError(f"{where}: {agent} on {task} after {other} and {steps} steps; keep the rows of one")
-    return results
-
-
-def _at(path: str | Path, task: str, seed: int) -> list[str]:
-    """Return the folders of runs on a task with a seed, if `path` holds folders."""
-    runs = {each.parent: run_of(each.parent, "") for each in summaries(Path(path))}
-    return [str(run) for run, result in runs.items() if result and (result.task, result.seed) == (task, seed)]
+    return [result for _, result in pairs]
 
 
 def agents(results: Sequence[Result]) -> list[str]:

@@ -8,18 +8,19 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors import numpy as arrays_of
 
 from policies.codec.quantizer import BitPacking, ScalarQuantizer, order
 from policies.codec.spline_pca import SplinePCA
 from policies.settings import CodecConfig
-from policies.storage.folders import MANIFEST, FolderError, check_folder, write_folder
+from policies.storage.folders import MANIFEST, FolderError, check_folder, check_place, write_folder
 from worldmodel.errors import UserError
 from worldmodel.strict import build
 
 CONFIG, ARRAYS = "config.json", "codec.safetensors"
+FILES = CONFIG, ARRAYS, MANIFEST
 KIND = "semagram-codec"
 FORMAT = 2  # increment it with every change of what the files contain; older formats cannot be read
 TAIL = 0.01  # share of the data beyond -1, and beyond 1
@@ -115,7 +116,9 @@ class Codec:
         first = self._start(values[..., 0, :] if start is None else start, values.shape[:-2])
         if not np.isfinite(values).all():
             raise ValueError("chunk: a number that is not finite")
-        ids = self._write(self.scaling.scale(values.reshape(len(first), *values.shape[-2:])), first)
+        scaled = self.scaling.scale(values.reshape(len(first), *values.shape[-2:]))
+        numbers = self.spline.numbers(scaled - first[:, None], first)
+        ids = self.packing.pack(numbers)
         return ids.reshape(*values.shape[:-2], self.config.ids)
 
     def decode(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -133,7 +136,8 @@ class Codec:
         if string.size and not (string.min() >= 0 and string.max() < self.vocabulary):
             raise ValueError(f"ids from {string.min()} to {string.max()}: each from 0 to {self.vocabulary - 1}")
         string = string.reshape(math.prod(shape), count).astype(np.int64)
-        chunk = self.scaling.unscale(self._read(string, self._start(start, shape))).astype(np.float32)
+        curve = self.spline.curve(self.packing.unpack(string), self._start(start, shape), MARGIN)
+        chunk = self.scaling.unscale(curve).astype(np.float32)
         return chunk.reshape(*shape, self.config.length, self.channels)
 
     def _start(self, start, shape: tuple[int, ...]) -> Float[np.ndarray, "N D"]:
@@ -145,17 +149,9 @@ class Codec:
             raise ValueError("start: a number that is not finite")
         return self.scaling.scale(first.reshape(math.prod(shape), self.channels))
 
-    def _write(self, scaled: Float[np.ndarray, "N T D"], start: Float[np.ndarray, "N D"]) -> Int[np.ndarray, "N n"]:
-        """Return the ids of scaled chunks."""
-        return self.packing.pack(self.packing.cells(self.spline.numbers(scaled - start[:, None], start)))
-
-    def _read(self, ids: Int[np.ndarray, "N n"], start: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N T D"]:
-        """Return the scaled chunks of any ids, clamped to +-MARGIN."""
-        return self.spline.curve(self.packing.unpack(ids), start, MARGIN)
-
     def save(self, path: str | PathLike) -> None:
         """Write the codec as a folder, in the place of nothing or a codec; else raise FileExistsError, or OSError."""
-        check_place(Path(path))
+        check_place(Path(path), FILES)
         records = {"scaling": self.scaling, "spline": self.spline, "quantizer": self.packing.quantizer}
         arrays = {f"{name}.{f.name}": getattr(records[name], f.name) for name in RECORDS for f in fields(RECORDS[name])}
         arrays["refines"] = self.packing.refines
@@ -177,27 +173,15 @@ class Codec:
                 raise ValueError(f"{CONFIG} is of a {about['type']}")
             if (found := about.get("format", 1)) != FORMAT:
                 raise FolderError(f"{folder}: a codec of format {found}, this Semagram reads {FORMAT}; fit it again")
-            return cls._of(build(CodecConfig, about["codec"], "codec."), folder / ARRAYS)
+            config, arrays = build(CodecConfig, about["codec"], "codec."), arrays_of.load_file(folder / ARRAYS)
+            scaling, spline, quantizer = (
+                kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)}) for name, kind in RECORDS.items()
+            )
+            return cls(config, scaling, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
         except FolderError:
             raise
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise FolderError(f"{folder}: not a codec ({type(error).__name__}: {error})") from error
-
-    @classmethod
-    def _of(cls, config: CodecConfig, file: Path) -> "Codec":
-        """Return the codec of these arrays."""
-        arrays = arrays_of.load_file(file)
-        scaling, spline, quantizer = (
-            kind(**{f.name: arrays[f"{name}.{f.name}"] for f in fields(kind)}) for name, kind in RECORDS.items()
-        )
-        return cls(config, scaling, spline, BitPacking(quantizer, arrays["refines"], config.ids, config.bits))
-
-
-def check_place(folder: Path) -> None:
-    """Raise FileExistsError if `folder` exists and is neither empty nor a codec's."""
-    codec_or_nothing = {CONFIG, ARRAYS, MANIFEST}, set[str]()
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} in codec_or_nothing):
-        raise FileExistsError(f"{folder}: already there, and no codec; give a new folder")
 
 
 def windows_of(episodes: list[np.ndarray], length: int, stride: int) -> Float[np.ndarray, "N L D"]:

@@ -70,16 +70,10 @@ class SplinePCA:
         it begins there. The bounds on the steps between control points bound its rate in the same way.
         """
         steps = numbers @ self.synthesis.T + _with_one(start) @ self.drift.T
-        steps = steps.reshape(len(start), *self.max_step.shape)
-        control = np.empty((len(start), len(self.max_step) + 1, start.shape[1]))
-        control[:, 0] = start
-        np.minimum(np.maximum(steps, -self.max_step), self.max_step, out=control[:, 1:])
-        control = np.minimum(np.maximum(control.cumsum(1), -most), most)  # np.clip takes twice as long
-        return self.basis @ control
+        steps = np.clip(steps.reshape(len(start), *self.max_step.shape), -self.max_step, self.max_step)
+        return self.basis @ np.concatenate([start[:, None], steps], 1).cumsum(1).clip(-most, most)
 
 
 def _with_one(start: np.ndarray) -> np.ndarray:
     """Return (1, start) (N, D + 1) for each chunk."""
-    known = np.empty((len(start), start.shape[1] + 1))
-    known[:, 0], known[:, 1:] = 1, start
-    return known
+    return np.concatenate([np.ones((len(start), 1)), start], 1)

@@ -149,9 +149,9 @@ class Explained:
         top, drawn = (abs(each.measured) for each in self.together)
         held_out = [*self.half, *self.pairs]
         return {
-            "pearson": _pearson(*_both(self.single)),
-            "spearman": _spearman(*_both(self.single)),
-            "spearman_held_out": _spearman(*_both(held_out)),
+            "pearson": _correlation(self.single),
+            "spearman": _correlation(self.single, ranked=True),
+            "spearman_held_out": _correlation(held_out, ranked=True),
             "top8_over_random": top / max(drawn, 1e-9),
             "replacement": replacement,
             "completeness": completeness,
@@ -323,14 +323,8 @@ class Explainer:
         return tuple(Clamp(tuple(h), share, s, m) for h, s, m in zip(held, said, lost, strict=True))
 
 
-def _both(clamps: Sequence[Clamp]) -> tuple[Tensor, Tensor]:
-    return torch.tensor([c.predicted for c in clamps]), torch.tensor([c.measured for c in clamps])
-
-
-def _pearson(a: Float[Tensor, " K"], b: Float[Tensor, " K"]) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt().clamp(min=1e-20))
-
-
-def _spearman(a: Float[Tensor, " K"], b: Float[Tensor, " K"]) -> float:
-    return _pearson(a.argsort().argsort().float(), b.argsort().argsort().float())
+def _correlation(clamps: Sequence[Clamp], ranked: bool = False) -> float:
+    """Return the correlation of the losses predicted and measured, or of their ranks; 0 if one does not vary."""
+    both = torch.tensor([[clamp.predicted, clamp.measured] for clamp in clamps]).T
+    both = both.argsort(1).argsort(1).float() if ranked else both
+    return float(both.corrcoef()[0, 1].nan_to_num())

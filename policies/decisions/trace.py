@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policies.storage.folders import FolderError
+from policies.storage.folders import FolderError, forget_oldest
 from worldmodel.guidance import Guided
 from worldmodel.model import WorldModel
 from worldmodel.mppi import Plan
@@ -101,7 +101,7 @@ class Trace:
                 if len(self._kept) < ROWS:
                     break
                 self._kept, self._number = self._kept[ROWS:], self._number + 1
-                self._bound()
+                forget_oldest(files(self.folder), MOST_BYTES)
 
     def _file(self, rows: list[dict]) -> None:
         import pyarrow as pa
@@ -112,15 +112,6 @@ class Trace:
         aside = self.folder / f".{self._number:06d}.{os.getpid()}"
         pq.write_table(table, aside, compression="zstd", use_dictionary=False, write_statistics=False)
         os.replace(aside, self.folder / f"{self._number:06d}.parquet")
-
-    def _bound(self) -> None:
-        sizes = [(path, path.stat().st_size) for path in files(self.folder)]
-        total = sum(size for _, size in sizes)
-        for path, size in sizes:
-            if total <= MOST_BYTES:
-                return
-            path.unlink()
-            total -= size
 
 
 @contextmanager

@@ -9,7 +9,6 @@ are drawn as marks. Everything is a continuous function of the control points: n
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -209,13 +208,8 @@ def ribbon(centre: Float[np.ndarray, "n *A 2"], half: Float[np.ndarray, " n *A"]
 
 def drop(x: float, y: float, radius: float, sides: int = 28) -> Float[np.ndarray, "n 2"]:
     """Return the outline of a round drop, a polygon of `sides` points."""
-    return np.array([x, y]) + radius * _round(sides)
-
-
-@cache
-def _round(sides: int) -> Float[np.ndarray, "n 2"]:
     angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)
-    return np.stack([np.cos(angle), np.sin(angle)], -1)
+    return np.array([x, y]) + radius * np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def _blot(text: str, x: float, y: float) -> Float[np.ndarray, "n 2"]:

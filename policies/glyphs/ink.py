@@ -4,9 +4,8 @@ Images are rendered by Agg, the rasteriser inside matplotlib, without matplotlib
 antialiases by exact coverage (no oversampling), and draws a plan within the time of a video frame.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
-from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -67,23 +66,14 @@ def picture(
         corners = np.array([[-1.1, -1.1], [1.1, -1.1], [1.1, 1.1], [-1.1, 1.1]])
         sheet.draw_path(pen, Outline(corners), to_pixels, to_rgb(paper))
     colour = to_rgb(ink)
-    for opacity, outlines in _fillings(shapes):
+    for shape in shapes:
+        outlines = shape.outlines
         points = np.concatenate([part for outline in outlines for part in (outline, outline[:1])])
         codes = np.full(len(points), Outline.LINETO, dtype=np.uint8)
         ends = np.cumsum([len(outline) + 1 for outline in outlines])
         codes[np.concatenate([[0], ends[:-1]])], codes[ends - 1] = Outline.MOVETO, Outline.CLOSEPOLY
-        sheet.draw_path(pen, Outline(points, codes), to_pixels, (*colour, opacity))
+        sheet.draw_path(pen, Outline(points, codes), to_pixels, (*colour, shape.opacity))
     return np.array(sheet.buffer_rgba())
-
-
-def _fillings(shapes: Iterable[Shape]) -> Iterator[tuple[float, list[Float[np.ndarray, "_ 2"]]]]:
-    """Yield (opacity, outlines to fill at once): opaque lines together, as all have one orientation; others singly."""
-    for (role, opacity), run in groupby(shapes, key=lambda shape: (shape.role, shape.opacity)):
-        outlines = [list(shape.outlines) for shape in run]
-        if role in ("stroke", "thread") and opacity == 1:
-            outlines = [list(chain.from_iterable(outlines))]
-        for filling in outlines:
-            yield opacity, filling
 
 
 def draw(sentence: Iterable[Token], path: Path, size: int = 800) -> None:

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from policies.storage import folders
 from policies.storage.checkpoint import MODEL, read_tensors, write_tensors
 from policies.storage.folders import FORMAT, FolderError, check_folder, check_format, made_by, sum_of, write_folder
 from worldmodel.errors import UserError
@@ -58,23 +58,14 @@ def sum_of_model(checkpoint: Path) -> str:
     return sum_of(checkpoint / MODEL)[1]
 
 
-def check_place(folder: Path) -> None:
-    """Raise FileExistsError if `folder` exists and is not empty, or if there cannot be a folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: already there; give a new folder")
-    within = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not within.is_dir() or not os.access(within, os.W_OK | os.X_OK):
-        raise FileExistsError(f"{folder}: {within} is no folder that can be written to; give another")
-
-
 def save_guidance(folder: Path, guidance: Guidance, spec: GuidanceSpec) -> None:
-    """Write a guidance as a folder, or nothing. Raises FileExistsError as `check_place`, OSError.
+    """Write a guidance as a folder, or nothing. Raises FileExistsError as `folders.check_place`, OSError.
 
     In the JSON a term is [quantity, low, high], with null for an infinite end, and a probe [r2, low, high, unit], as
     the whole is to stay below 1 KB. Probes are saved in float16, scaled such that 0 and 1 are the ends of the range
     seen; a fitted value and actor as they are.
     """
-    check_place(folder)
+    folders.check_place(folder)
     saved = (
         {"format": FORMAT}
         | asdict(spec)

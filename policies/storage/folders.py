@@ -12,8 +12,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +58,15 @@ def write_folder(path: Path, files: Mapping[str, bytes | Callable[[Path], None]]
                 content(aside / name)
         (aside / MANIFEST).write_bytes(manifest(aside, files, versions))
         put(aside, path)
+
+
+def check_place(folder: Path, replaced: Iterable[str] = ()) -> None:
+    """Raise FileExistsError unless a folder can be written there, in the place of none, an empty one, or `replaced`."""
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} in (set(), {*replaced})):
+        raise FileExistsError(f"{folder}: already there; give a new folder")
+    within = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not within.is_dir() or not os.access(within, os.W_OK | os.X_OK):
+        raise FileExistsError(f"{folder}: {within} is no folder that can be written to; give another")
 
 
 def manifest(folder: Path, names: Iterable[str], versions: dict[str, str]) -> bytes:
@@ -177,6 +187,21 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def stamped(rest: object) -> str:
+    """Return the name of a new folder: the time now, and `rest`."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{rest}"
+
+
+def forget_oldest(files: Iterable[Path], most_bytes: float, needed: Collection[Path] = ()) -> None:
+    """Delete files, the oldest first, until all take at most so many bytes; not those `needed`."""
+    sizes = {path: path.stat() for path in files}
+    total = sum(each.st_size for each in sizes.values())
+    for path, each in sorted(sizes.items(), key=lambda item: item[1].st_mtime_ns):
+        if total > most_bytes and path not in needed:
+            total -= each.st_size
+            path.unlink()
 
 
 def locked(path: Path) -> int | None:

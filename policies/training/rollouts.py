@@ -47,9 +47,12 @@ def evaluation_seeds(seed: int, first: int, count: int) -> list[int]:
     return [episode_seed(seed, 1, number, 0) for number in range(first, first + count)]
 
 
-def evaluated(env, agent: Agent, seed: int, first: int = 0) -> Episodes:
-    """Return the evaluation episodes of `seed` from number `first` on, one for each environment of `env`."""
-    return Episodes(env, agent.model.senses, lambda i, number: episode_seed(seed, 1, first + i, number - 1))
+def evaluated(env, agent: Agent, seed: int, first: int = 0, stream: int = 1) -> Episodes:
+    """Return the evaluation episodes of `seed` from number `first` on, one for each environment of `env`.
+
+    `stream`: as of `episode_seed`, for episodes that are timed or filmed.
+    """
+    return Episodes(env, agent.model.senses, lambda i, number: episode_seed(seed, stream, first + i, number - 1))
 
 
 def rollout(

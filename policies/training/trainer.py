@@ -11,13 +11,12 @@ from policies.agent import Agent
 from policies.settings import LoopConfig
 from policies.training.episodes import Episodes, Experts, episode_seed
 from worldmodel import registry
-from worldmodel.encoder import shift
+from worldmodel.encoder import shifted
 from worldmodel.learner import Learner
 from worldmodel.losses import Batch
 from worldmodel.model import WorldModel
 from worldmodel.observation import Observation
 from worldmodel.replay import Replay, Window, sample_windows
-from worldmodel.senses import is_image
 
 Row = dict[str, float | None]
 """A training episode that ended, by the columns of metrics.csv: its return, its length in control steps; 1 if it
@@ -150,8 +149,8 @@ class Trainer:
         """Convert control steps to tokens: control points, discounted rewards, whether the episode continues."""
         discount = self.step_discount ** torch.arange(self.curve.length)
         token = self.curve.encode(window.action)
-        moved = {key: self._shifted(value) for key, value in window.seen.values.items() if is_image(key)}
-        seen, device = self.learner.model.preprocess(window.seen.with_values(moved)), self.learner.model.device
+        moved = shifted(window.seen, self.learner.config.random_shift_px, self.generator)
+        seen, device = self.learner.model.preprocess(moved), self.learner.model.device
         reward = (window.reward * discount).sum(-1)
         return Batch(
             seen=seen,
@@ -162,10 +161,6 @@ class Trainer:
             planned_token=torch.where(window.was_planned.unsqueeze(1), window.planned_token, token[0]),
             demonstrated=window.demonstrated.float(),
         )
-
-    def _shifted(self, frames: Tensor) -> Tensor:
-        """Shift frame stacks (H+1, B, F, height, width, 3) at random."""
-        return shift(frames.flatten(0, 1), self.learner.config.random_shift_px, self.generator).view_as(frames)
 
     def state_dict(self) -> dict:
         """Return all that a resumed run needs, by the file that holds it: acting weights, learner, replay, loop."""
