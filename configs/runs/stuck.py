@@ -30,7 +30,8 @@ LEARN_SEED, LEARNED = 14, 20
 """Where the ladder has tools, it first plays so many episodes of each fault, of that seed, to know what they bring."""
 GOOD = 0.8  # share of a good episode's reward that counts as good as one
 LAST = 0.1  # share of an episode at its end by which it is judged
-MONITORS = NONE, CONSTANT, ORACLE, OURS = "none", "constant", "oracle", "ours"
+NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS = "none", "elapsed", "constant", "random", "oracle", "ours"
+MONITORS = NONE, ELAPSED, CONSTANT, RANDOM, ORACLE, OURS
 NOMINAL = "nominal"
 JUDGED = "auroc", "detected", "false_alarms", "delay_decisions", "success", "wasted"
 
@@ -98,9 +99,9 @@ class _Played:
             for monitor in (NONE, OURS) if harmless else MONITORS:
                 first, early = self.firsts(monitor, plain, at), self.firsts(monitor, nominal, at)
                 found = np.isfinite(first) & (first >= at)
-                acted = {NONE: plain, OURS: mended}.get(monitor, oracle)
+                acted = {NONE: plain, ELAPSED: plain, OURS: mended}.get(monitor, oracle)
                 outcome = self.judged(acted, level, fault.at_step)
-                if monitor == CONSTANT:  # not played: as by the oracle where it alarms
+                if monitor in (CONSTANT, RANDOM):  # not played: as by the oracle where they alarm
                     pairs = zip(outcome, self.judged(plain, level, fault.at_step), strict=True)
                     outcome = [np.where(found, *pair) for pair in pairs]
                 delay = float((first - at)[found].mean()) if found.any() else None
@@ -164,8 +165,15 @@ class _Played:
 
     def firsts(self, monitor: str, played: dict, at: int) -> Float[np.ndarray, " N"]:
         """Return the decision of each episode at which a monitor first alarms, or infinity."""
-        if monitor in (NONE, ORACLE):
-            return np.full(len(played["gauges"]), float(at) if monitor == ORACLE else np.inf)
+        count = len(played["gauges"])
+        if monitor in (NONE, ELAPSED):  # episodes last equally long, so none lasts longer than good ones
+            return np.full(count, np.inf)
+        if monitor == ORACLE:
+            return np.full(count, float(at))
+        if monitor == RANDOM:
+            drawn = np.random.default_rng(0)
+            when = drawn.integers(0, len(played["gauges"][0]), count).astype(float)
+            return np.where(drawn.random(count) < self.alarms.rate, when, np.inf)
         over = [self.near(monitor, each) > 1 for each in played["gauges"]]
         return np.array([float(each.argmax()) if each.any() else np.inf for each in over])
 
@@ -175,15 +183,16 @@ class _Played:
         for name, column in zip(GAUGES, values.T, strict=True):
             band = self.alarms.bands[name]
             if monitor == CONSTANT:  # the least threshold that no part of the band is above
-                ends, wide = np.array(band.mean) + band.threshold * np.array(band.width), max(band.width)
-                band = replace(band, mean=(float(ends.max()) - band.threshold * wide,), width=(wide,))
-            found.append(band.excess(column) / band.threshold)
+                most = max(m + band.threshold * w for m, w in zip(band.mean, band.width, strict=True))
+                found.append(1 + (column - most) / (band.threshold * max(band.width)))
+            else:
+                found.append(band.excess(column) / band.threshold)
         return np.nan_to_num(np.max(found, 0), nan=-math.inf)
 
     def auroc(self, monitor: str, bad: dict, good: dict) -> float | None:
         """Return how well a monitor's largest value in an episode tells bad episodes from good ones."""
-        if monitor in (NONE, ORACLE):
-            return 1.0 if monitor == ORACLE else None
+        if monitor not in (CONSTANT, OURS):
+            return {ELAPSED: 0.5, RANDOM: 0.5, ORACLE: 1.0}.get(monitor)
         scores = [float(self.near(monitor, each).max()) for played in (bad, good) for each in played["gauges"]]
         return auc(np.array(scores), np.arange(len(scores)) < len(bad["gauges"]))
 
