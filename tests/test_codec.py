@@ -201,12 +201,13 @@ def test_the_largest_gain_comes_first():
 
 @given(st.lists(st.floats(-4, 4), min_size=2, max_size=2), st.integers(0, 4))
 def test_reading_a_prefix_gives_the_node_that_writing_went_through(quantizer, numbers, n):
-    refines = np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, -1, 1, -1])
-    packing = BitPacking(quantizer, refines, 4, 3)
-    ids = packing.pack(np.array([numbers]))
+    packing = BitPacking(quantizer, np.array([0, 1, 0, 0, 1, 0, 1, 1, 0, -1, 1, -1]), 4, 3)
+    cells = packing.cells(np.array([numbers]))
+    ids = packing.pack(cells)
     assert ids.shape == (1, 4) and (ids >= 0).all() and (ids < 8).all()
-    each = [(k, np.count_nonzero(refines[: 3 * n] == k), np.array([x])) for k, x in enumerate(numbers)]
-    assert packing.unpack(ids[:, :n])[0].tolist() == [quantizer.rounded(*given)[0] for given in each]
+    full, depths = packing.depths(4), packing.depths(n)
+    nodes = (2**full + cells[0]) >> (full - depths)
+    assert packing.unpack(ids[:, :n])[0].tolist() == quantizer.values[np.arange(2), nodes].tolist()
 
 
 # semagram-tokens: each verb ends with one JSON line, a mistake with one line.

@@ -118,7 +118,7 @@ class Codec:
             raise ValueError("chunk: a number that is not finite")
         scaled = self.scaling.scale(values.reshape(len(first), *values.shape[-2:]))
         numbers = self.spline.numbers(scaled - first[:, None], first)
-        ids = self.packing.pack(numbers)
+        ids = self.packing.pack(self.packing.cells(numbers))
         return ids.reshape(*values.shape[:-2], self.config.ids)
 
     def decode(self, ids: np.ndarray, start: np.ndarray) -> np.ndarray:

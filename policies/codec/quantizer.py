@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 FEWEST = 4  # smallest number of samples in a cell that is split further
+FEW = 8  # for at most this many chunks, comparing with all edges at once is faster than a binary search per number
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,6 @@ class ScalarQuantizer:
                 result.errors[k, level] = np.mean((ordered - result.rounded(k, level, ordered)) ** 2)
         return result
 
-    @property
-    def depth(self) -> int:
-        """The largest number of bits of a number."""
-        return self.errors.shape[1] - 1
-
     def select(self, which: Int[np.ndarray, " k"]) -> "ScalarQuantizer":
         """Return the quantizers of the numbers `which`."""
         return ScalarQuantizer(self.splits[which], self.values[which], self.errors[which])
@@ -55,6 +51,13 @@ class ScalarQuantizer:
         for _ in range(bits):
             node = 2 * node + (samples >= self.splits[k, node])
         return self.values[k, node]
+
+    def edges(self, depths: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K E"]:
+        """Return the sorted boundaries between the cells of number k at level depths[k], padded with infinity."""
+        result = np.full((len(depths), 2 ** int(depths.max(initial=0)) - 1), np.inf)
+        for k, deep in enumerate(depths):
+            result[k, : 2**deep - 1] = np.sort(self.splits[k, 1 : 2**deep])
+        return result
 
 
 def _split(ordered: np.ndarray, splits: np.ndarray, values: np.ndarray) -> None:
@@ -106,26 +109,30 @@ class BitPacking:
     ids: int
     bits: int
 
-    def pack(self, numbers: Float[np.ndarray, "N K"]) -> Int[np.ndarray, "N n"]:
-        """Return the ids of all numbers."""
-        splits, node = self.quantizer.splits, np.ones(numbers.shape, dtype=int)
-        first = np.arange(len(splits)) * splits.shape[1]
-        for _ in range(self.quantizer.depth):
-            node = 2 * node + (numbers >= splits.take(first + node))
-        bits = (node[:, self.refines] >> self._below) & (self.refines >= 0)
-        return bits.reshape(len(numbers), self.ids, self.bits) @ self._powers
+    def depths(self, ids: int) -> Int[np.ndarray, " K"]:
+        """Return how many bits of each number the first `ids` ids hold."""
+        refined = self.refines[: ids * self.bits]
+        return np.bincount(refined[refined >= 0], minlength=len(self.quantizer.values))
+
+    def cells(self, numbers: Float[np.ndarray, "N K"]) -> Int[np.ndarray, "N K"]:
+        """Return the cell of each number at its deepest level."""
+        if len(numbers) <= FEW:
+            return np.count_nonzero(numbers[:, :, None] >= self._edges, axis=-1)
+        cells = np.empty(numbers.shape, dtype=np.int64)
+        for k, among in enumerate(self._edges):
+            cells[:, k] = np.searchsorted(among, numbers[:, k], side="right")
+        return cells
+
+    def pack(self, cells: Int[np.ndarray, "N K"]) -> Int[np.ndarray, "N n"]:
+        """Return the ids of the cells of all numbers."""
+        bits = (cells[:, np.maximum(self.refines, 0)] >> self._shifts) & (self.refines >= 0)
+        return bits.reshape(len(cells), self.ids, self.bits) @ self._powers
 
     def unpack(self, ids: Int[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
         """Return the numbers of a prefix of n ids."""
-        known = ids.shape[1] * self.bits
-        used = np.flatnonzero(self.refines[:known] >= 0)
-        which, count = self.refines[used], len(self.quantizer.values)
-        depths = np.bincount(which, minlength=count)
-        places = np.zeros((known, count))  # of each bit in its number's node
-        places[used, which] = 2.0 ** (self._below[used] - self.quantizer.depth + depths[which])
-        bits = ((ids[:, :, None] // self._powers) & 1).reshape(len(ids), known)
-        first = 2**depths + np.arange(count) * self.quantizer.values.shape[1]
-        return self.quantizer.values.take((bits @ places).astype(int) + first)
+        matrix, roots = self._prefixes[ids.shape[1]]
+        bits = (ids[:, :, None] // self._powers) & 1
+        return self.quantizer.values.take((bits.reshape(len(ids), len(matrix)) @ matrix).astype(np.int64) + roots)
 
     @cached_property
     def _powers(self) -> Int[np.ndarray, " b"]:
@@ -133,7 +140,34 @@ class BitPacking:
         return 2 ** np.arange(self.bits)[::-1]
 
     @cached_property
-    def _below(self) -> Int[np.ndarray, " B"]:
-        """How many finer bits each bit's number has below it, at the full depth."""
-        before = [np.count_nonzero(self.refines[:j] == k) for j, k in enumerate(self.refines)]
-        return self.quantizer.depth - 1 - np.array(before)
+    def _full(self) -> Int[np.ndarray, " K"]:
+        return self.depths(self.ids)
+
+    @cached_property
+    def _edges(self) -> Float[np.ndarray, "K E"]:
+        return self.quantizer.edges(self._full)
+
+    @cached_property
+    def _shifts(self) -> Int[np.ndarray, " B"]:
+        """The place of each bit of the string within its number's full cell, counted from the last bit."""
+        left = self._full.copy()
+        shifts = np.zeros(len(self.refines), dtype=int)
+        for j, k in enumerate(self.refines):
+            if k >= 0:
+                left[k] -= 1
+                shifts[j] = left[k]
+        return shifts
+
+    @cached_property
+    def _prefixes(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each prefix of n ids: the matrix from its bits to the numbers' cells, and each number's first node."""
+        count, width = self.quantizer.values.shape
+        result = []
+        for n in range(self.ids + 1):
+            depths = self.depths(n)
+            used = np.flatnonzero(self.refines[: n * self.bits] >= 0)
+            matrix = np.zeros((n * self.bits, count))
+            numbers = self.refines[used]
+            matrix[used, numbers] = 2.0 ** (self._shifts[used] - (self._full - depths)[numbers])
+            result.append((matrix, 2**depths + np.arange(count) * width))
+        return result
