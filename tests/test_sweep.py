@@ -86,8 +86,9 @@ def test_a_benchmark_takes_its_runs_along_when_it_ends_and_goes_on_by_the_same_c
     code, made, _ = bench(STEPS)
     assert (code, made["failed"], made["tasks"], made["agent"]) == (0, {}, sorted(TASKS), "out")
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    results = read(tmp_path / "out")
-    assert read(tmp_path / "out" / "results.csv") == sorted(results, key=lambda r: TASKS.index(r.task))
+    results = [result for _, result in read(tmp_path / "out")]
+    kept = [result for _, result in read(tmp_path / "out" / "results.csv")]
+    assert kept == sorted(results, key=lambda r: TASKS.index(r.task))
     assert made["return_mean"] == {r.task: round(r.return_mean, 2) for r in results}
     assert {"table.md", "curves.png", "results.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
     (tmp_path / "out" / "curves.png").unlink()

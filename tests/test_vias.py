@@ -115,7 +115,7 @@ def test_an_untrained_arm_is_there_in_time(env, toys, token, monkeypatch):
     for want in (-12.0, 9.0):
         (target, joint), _ = episode(env, toys, f"{JOINT} = {want} +- 1 at 0.5 s", token=token)
         delta = env.get_wrapper_attr("targets").control == "delta"  # else the target may jump, and the joint lags
-        assert abs(target - want) < 1 and (abs(joint - want) < 2 or not delta)
+        assert abs(target - want) < 1 and (abs(joint - want) < 3 or not delta)
 
 
 def test_a_search_of_ones_own_does_not_keep_to_it_and_says_so(toys):
