@@ -133,6 +133,12 @@ def test_what_is_shown_of_a_graph_is_all_of_it_in_sixty_nodes(joined_model, toys
     assert clamp.predicted == pytest.approx(rest.effect, abs=1e-5)
 
 
+def test_a_plan_that_nothing_bears_on_has_an_empty_graph():
+    nodes = tuple(graph.Node(kind, 0, 0, kind, 0.0) for kind in ("input", "group", "error", "outcome"))
+    shown = graph.Graph(nodes, torch.zeros(4, 4), torch.zeros(4)).pruned()
+    assert shown.nodes == () and shown.scores == (0, 0)
+
+
 def test_influence_follows_all_paths_and_pruning_keeps_what_matters():
     weight = torch.zeros(5, 5)  # 0 and 1 lead to 2, that and 3 to 4
     weight[2, 0], weight[2, 1], weight[4, 2], weight[4, 3] = 3.0, -1.0, 2.0, 2.0

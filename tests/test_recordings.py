@@ -282,8 +282,9 @@ def test_what_a_running_arm_asks_is_explained_and_only_that(toys, folder, tmp_pa
                 why(asked, tmp_path)
     finally:
         view.close()
-    with pytest.raises(UserError, match=rf"^live={re.escape(view.url)}: no run answers"):
-        why(asked, tmp_path)
+    for address in (view.url, "http://127.0.0.1:port/x", "http://127.0.0.1:1/a b", "127.0.0.1"):
+        with pytest.raises(UserError, match=rf"^live={re.escape(address)}: no run answers"):
+            why(replace(asked, live=address), tmp_path)
     with pytest.raises(UserError, match=r"^live=: it has one decision"):
         replace(asked, step=3)
 

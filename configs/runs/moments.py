@@ -4,6 +4,7 @@ import copy
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from operator import itemgetter
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -145,7 +146,7 @@ def last_asked(live: str) -> Question:
     except HTTPError as error:
         error.close()
         raise UserError(f"live={live}: no run asks its planner there (yet)") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(f"live={live}: no run answers; the address that semagram-run viewer=web says") from error
     if not isinstance(question, Question):
         raise UserError(f"live={live}: no question to a planner")

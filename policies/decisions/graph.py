@@ -81,7 +81,7 @@ class Graph:
 
     def of_kind(self, *kinds: str) -> Bool[Tensor, " N"]:
         """Return which nodes are of these kinds."""
-        return torch.tensor([node.kind in kinds for node in self.nodes])
+        return torch.tensor([node.kind in kinds for node in self.nodes], dtype=torch.bool)
 
     @property
     def scores(self) -> tuple[float, float]:

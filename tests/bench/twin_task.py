@@ -101,48 +101,72 @@ def planner_of(service: PlannerService) -> SimpleNamespace:
     return SimpleNamespace(ask=ask, poll=lambda: held.pop() if held else None, waiting=False, gone=lambda: "")
 
 
+class Rehearsal:
+    """A run's agent on the twin in the scene of `task`. `registers`: what its servos are set to, besides LeRobot's."""
+
+    def __init__(self, run: str, name: str, registers: dict[str, str]):
+        path, folder = find_checkpoint(Path(run)), Path(tempfile.mkdtemp())
+        task = renamed(task_of(read_spec(path)), name)
+        self.options = RunConfig(checkpoint=str(path), planner=registers.pop("planner", "true") == "true")
+        hz, self.estimator = task.arm.control_hz, StateEstimator(task)
+        self.scene = so101.build(name, hz, end_on_success=False)
+        self.arm = twin_in(self.scene, folder)
+        self.free = [self.arm.model.body(body).name for body in self.arm.model.jnt_bodyid[len(JOINTS) :]]
+        line = Line(self.arm)
+        serial.Serial = lambda **_: line
+        self.robot, self.seen = (
+            gated(driven("line", "twin", str(folder)), self.options.preset, clock=line),
+            list[bool](),
+        )
+        units = Units(self.estimator.targets.low, self.estimator.targets.high)
+        self.loop = Loop(self.robot, units, Ticks(hz, line), [lambda step: self.seen.append(step.success)], print)
+        self.service = planner_service(self.options)
+        bodies = lambda: bodies_of(self.arm)  # noqa: E731
+        self.follower = PlanFollower(self.estimator, planner_of(self.service), hz, 1, bodies=bodies)
+        connect(self.robot)
+        for servo in self.arm.servos.values():
+            for register, value in registers.items():
+                servo[register] = int(value)
+        print(*(f"{register}={servo[register]}" for register in ("Acceleration", "P_Coefficient")))
+        self.hz = hz
+
+    def play(self, seed: int, seconds: float) -> list[bool]:
+        """Play the episode of a seed for so long; return at each step whether the task was done, if all were played."""
+        steps = round(seconds * self.hz)
+        self.estimator.lay_out(seed)
+        self.follower.begin(seed)
+        self.scene.reset(seed=seed)
+        self.loop.rest()
+        places = np.split(self.scene.data.qpos[len(JOINTS) :], len(self.free)) if self.free else []
+        start = dict(zip(JOINTS, self.estimator.start, strict=True))
+        self.arm.reset(start, dict(zip(self.free, places, strict=True)))
+        for servo in self.arm.servos.values():  # a gripper that held something protects itself till its torque switches
+            servo.write(TORQUE, b"\0")
+            servo.write(TORQUE, b"\1")
+        self.loop.moved()
+        self.seen.clear()
+        self.loop.episode(self.follower, steps + 1, self.estimator.success)
+        return self.seen if len(self.seen) > steps else []
+
+    @property
+    def lost(self) -> bool:
+        """Whether a fault ended it for good."""
+        return self.robot.fault is not None and not self.loop.recover(self.follower)
+
+
 def main() -> None:
     """Print a line for each episode on stderr, and one for all."""
     run, name, *count = [each for each in sys.argv[1:] if "=" not in each]
-    registers = dict(each.split("=") for each in sys.argv[1:] if "=" in each)
-    path, folder = find_checkpoint(Path(run)), Path(tempfile.mkdtemp())
-    task = renamed(task_of(read_spec(path)), name)
-    options = RunConfig(checkpoint=str(path), planner=registers.pop("planner", "true") == "true")
-    hz, estimator = task.arm.control_hz, StateEstimator(task)
-    scene = so101.build(name, hz, end_on_success=False)
-    arm = twin_in(scene, folder)
-    line, free = Line(arm), [arm.model.body(body).name for body in arm.model.jnt_bodyid[len(JOINTS) :]]
-    serial.Serial = lambda **_: line
-    robot, seen = gated(driven("line", "twin", str(folder)), options.preset, clock=line), list[bool]()
-    units = Units(estimator.targets.low, estimator.targets.high)
-    loop = Loop(robot, units, Ticks(hz, line), [lambda step: seen.append(step.success)], print)
-    follower = PlanFollower(estimator, planner_of(planner_service(options)), hz, 1, bodies=lambda: bodies_of(arm))
-    connect(robot)
-    for servo in arm.servos.values():
-        for register, value in registers.items():
-            servo[register] = int(value)
-    print(*(f"{register}={servo[register]}" for register in ("Acceleration", "P_Coefficient")))
-    steps, ever, ended = round(TASKS[name].seconds * hz), list[bool](), list[bool]()
-    for episode in range(int(*count or (20,))):
-        (seed,) = evaluation_seeds(options.seed, episode, 1)
-        estimator.lay_out(seed)
-        follower.begin(seed)
-        scene.reset(seed=seed)
-        loop.rest()
-        places = np.split(scene.data.qpos[len(JOINTS) :], len(free)) if free else []
-        arm.reset(dict(zip(JOINTS, estimator.start, strict=True)), dict(zip(free, places, strict=True)))
-        for servo in arm.servos.values():  # a gripper that held something protects itself until its torque is switched
-            servo.write(TORQUE, b"\0")
-            servo.write(TORQUE, b"\1")
-        loop.moved()
-        seen.clear()
-        loop.episode(follower, steps + 1, estimator.success)
-        ever.append(any(seen))
-        ended.append(len(seen) > steps and all(seen[-round(END_S * hz) :]))
-        if robot.fault is not None and not loop.recover(follower):
+    twin = Rehearsal(run, name, dict(each.split("=") for each in sys.argv[1:] if "=" in each))
+    ever, ended = list[bool](), list[bool]()
+    for seed in evaluation_seeds(twin.options.seed, 0, int(*count or (20,))):
+        played = twin.play(seed, TASKS[name].seconds)
+        ever.append(any(twin.seen))
+        ended.append(bool(played) and all(played[-round(END_S * twin.hz) :]))
+        if twin.lost:
             break
-    found = {"success": sum(ever), "at_end": sum(ended), "episodes": len(ever), "faults": loop.faults}
-    print(json.dumps(found | {"late_plans": follower.plans.late, "late_ticks": loop.ticks.late}))
+    found = {"success": sum(ever), "at_end": sum(ended), "episodes": len(ever), "faults": twin.loop.faults}
+    print(json.dumps(found | {"late_plans": twin.follower.plans.late, "late_ticks": twin.loop.ticks.late}))
 
 
 def bodies_of(arm: TwinArm) -> tuple[np.ndarray, np.ndarray]:
