@@ -297,6 +297,10 @@ class Watch:
         newest = np.array(self._running[0][-1:], np.float32).reshape(-1)
         return Notice(gauges=newest) if np.isfinite(newest).all() else Notice()
 
+    def newest(self, number: int) -> str:
+        """Return what was done last in an environment's episode, in a line; "" for nothing."""
+        return ""
+
     def episodes(self, gauge: str) -> list[Float[np.ndarray, " _"]]:
         """Return the values of one gauge, one array for each episode."""
         return [np.array([row[GAUGES.index(gauge)] for row in rows]) for rows in self.rows]

@@ -188,6 +188,11 @@ class Ladder(Watch):
         if bool(changed.any()):
             self._set(agent, changed)
 
+    def newest(self, number: int) -> str:
+        """Return the newest rung in an environment's episode and why, in a line; "" for none."""
+        said = [step for step in self.steps if step.episode == self._cases[number].episode]
+        return f"{said[-1].rung}: {said[-1].why}" if said else ""
+
     def _decide(self, i: int) -> bool:
         """Take the next rung in an environment if it is due. Returns whether the planner has to change."""
         case = self._cases[i]

@@ -150,10 +150,11 @@ def test_a_flipped_actuator_is_noticed_identified_and_planned_with_and_the_next_
     assert (noticed.rung, mended.rung) == (IDENTIFY, IDENTIFY) and noticed.decision <= 9 and mended.decision <= 17
     assert "does not answer" in noticed.why and "-1.00+0.00" in mended.why
     assert agent.planner.model is agent.model and agent.model.gain[0].tolist() == pytest.approx([1, -1, 1], abs=0.05)
+    assert ladder.newest(0) == f"identify: {mended.why}"
     assert ladder.rows[0][-1][0] < np.log(TINY) + 1  # nothing surprises any more
     assert ladder._cases[0].clock == 80 - mended.decision - 1  # it has as much time again
     agent, _, planners = climbed(model, ladder, agent=agent)
-    assert len(ladder.steps) == 2 and {each.model for each in planners} == {model}
+    assert len(ladder.steps) == 2 and {each.model for each in planners} == {model} and not ladder.newest(0)
 
 
 def test_a_mended_body_is_followed_where_it_changes_little_and_a_whole_one_is_left_alone(model):

@@ -81,7 +81,7 @@ def film(
     It is an mp4 or, where `path` ends in .gif, the first `GIF_SECONDS` as a moving picture. Says why, if nothing can
     be rendered. If the agent has cameras, a strip below shows their frames and, with `memories`, the frames that it
     expects. `report`: what to draw of named quantities, and the guidance whose words stand below the scene. `watch`:
-    what acts on the agent's alarms, as in `rollout`.
+    what acts on the agent's alarms, as in `rollout`; what it did last stands there, too.
 
     If the agent plans, the plan of its first decision is always written beside the video: plan.svg, plan.png and
     plan.json. `tick` is called before each frame is written; if it raises, no video is left.
@@ -118,6 +118,7 @@ def film(
     def shoot(observation: Observation) -> None:
         page = reel.show(frame(env, HEIGHT, WIDTH), observation)
         words = [_line(report.sentence, page.shape[1])] if report.sentence else []
+        words += [_line(watch.newest(of), page.shape[1])] if watch else []
         page = np.concatenate([page, *words, strips.draw(page.shape[1])])
         if tick:
             tick()
